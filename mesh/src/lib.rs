@@ -1,0 +1,11 @@
+//! What the mesh consists of: workloads, services, endpoints and its configuration. Pure; no policy, no Envoy, no I/O.
+
+pub mod config;
+pub mod protocol;
+pub mod service;
+pub mod workload;
+
+pub use config::{ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, IncludeBody, InboundMode, MeshConfig, PathNormalization};
+pub use protocol::Protocol;
+pub use service::{Endpoint, EndpointSlice, EndpointPort, SliceEndpoint, Service, ServicePort, TargetPort, endpoints};
+pub use workload::{InboundPort, Workload, WorkloadKind, inbound_ports};

@@ -1,0 +1,27 @@
+//! The core: validated policies, which of them apply to a workload, and what they decide.
+//!
+//! This crate does no I/O and knows neither YAML, Kubernetes, Envoy nor gRPC. Objects come in already parsed
+//! (crate `crds`), and leave as an [`EffectivePolicy`] that `xds::build` compiles and [`evaluate`] interprets.
+//!
+//! ```text
+//! PolicySet ──resolve(&WorkloadKey)──► EffectivePolicy ──► xds::build (Envoy) | evaluate (in process)
+//! ```
+
+pub mod effective;
+pub mod evaluate;
+pub mod matcher;
+pub mod model;
+mod resolve;
+mod set;
+pub mod trust;
+
+pub use effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, EffectiveRule, MtlsGuard};
+pub use evaluate::{Decision, Request, Verdict, evaluate};
+pub use matcher::{Atom, PathMatch, RequestPrincipal, StringMatch, TrustDomainMatch};
+pub use model::{
+    Action, Attachment, AuthorizationPolicy, ClaimToHeader, Condition, JwtHeader, JwtRule, Jwks, Match, Meta,
+    MtlsMode, ObjectName, Operation, PeerAuthentication, Presence, RequestAuthentication, Rule, Source,
+    TargetRef,
+};
+pub use resolve::resolve;
+pub use set::{PolicySet, Scope, WorkloadKey};

@@ -1,0 +1,8 @@
+//! Translation and serving: effective policies and the mesh become Envoy resources (`build`), and sessions carry them
+//! to proxies (`ads`). Knows neither YAML nor Kubernetes, decides nothing about policy.
+
+pub mod ads;
+pub mod build;
+pub mod resource;
+
+pub use resource::{Layers, Resource, ResourceType, Snapshot, Table};
