@@ -1,0 +1,18 @@
+# The only commands that CI and people call. Each line says what it does: `make help`.
+.PHONY: help demo test test-fast check gen e2e bench
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+demo: ## build, get Envoy, run the zero-trust shop and print what was allowed and refused
+	@scripts/demo
+test: ## everything, fast tiers first
+	@scripts/test all
+test-fast: ## the newcomer's loop: unit, golden, transcript and property tests, no Envoy and no root
+	@scripts/test fast
+e2e: ## only the tests with real Envoys
+	@scripts/test e2e
+check: ## fmt, clippy, deny, each crate alone, generated files
+	@scripts/check
+gen: ## regenerate what is generated; fails if that changes a file
+	@scripts/gen
+bench: ## measure what the README and docs/performance.md claim
+	@scripts/bench
