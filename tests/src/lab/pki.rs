@@ -1,0 +1,198 @@
+//! Certificates of every kind, good and bad, made at run time. Nothing here is trusted but what the test says.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls::RootCertStore;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use time::{Duration, OffsetDateTime};
+
+/// Somebody who signs certificates.
+pub struct Authority {
+    pub root_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+/// What a client shows in a handshake.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// No TLS at all.
+    Plaintext,
+    /// TLS without a client certificate.
+    Anonymous,
+    /// TLS with this certificate.
+    Certificate(Arc<Keyed>),
+}
+
+/// A certificate chain with its key.
+pub struct Keyed {
+    pub chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed").finish_non_exhaustive()
+    }
+}
+
+/// A leaf certificate to be minted. The default is valid from an hour ago for an hour from now and names nobody.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    pub uris: Vec<String>,
+    pub dns: Vec<String>,
+    pub not_before: OffsetDateTime,
+    pub not_after: OffsetDateTime,
+    pub usages: Vec<ExtendedKeyUsagePurpose>,
+}
+
+impl Leaf {
+    pub fn new<S: Into<String>>(uris: impl IntoIterator<Item = S>) -> Self {
+        let now = OffsetDateTime::now_utc();
+        Self {
+            uris: uris.into_iter().map(Into::into).collect(),
+            dns: Vec::new(),
+            not_before: now - Duration::HOUR,
+            not_after: now + Duration::HOUR,
+            usages: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+        }
+    }
+
+    /// Its last second was a minute ago.
+    #[must_use]
+    pub fn expired(mut self) -> Self {
+        self.not_after = OffsetDateTime::now_utc() - Duration::MINUTE;
+        self
+    }
+
+    /// Valid in an hour.
+    #[must_use]
+    pub fn not_yet_valid(mut self) -> Self {
+        self.not_before = OffsetDateTime::now_utc() + Duration::HOUR;
+        self.not_after = self.not_before + Duration::HOUR;
+        self
+    }
+}
+
+impl Authority {
+    /// A root nobody else knows.
+    ///
+    /// # Errors
+    /// If a key cannot be made.
+    pub fn new() -> Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let root_pem = params.self_signed(&key)?.pem();
+        Ok(Self { root_pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// The CA of a running `countersign standalone`, from its state folder.
+    ///
+    /// # Errors
+    /// If it has none yet.
+    pub fn of_state(state: &Path) -> Result<Self> {
+        let root_pem = std::fs::read_to_string(state.join("root-cert.pem")).context("root-cert.pem")?;
+        let key =
+            KeyPair::from_pem(&std::fs::read_to_string(state.join("ca-key.pem")).context("ca-key.pem")?)?;
+        let issuer = Issuer::from_ca_cert_pem(&root_pem, key)?;
+        Ok(Self { root_pem, issuer })
+    }
+
+    /// # Errors
+    /// If a name cannot be put into a certificate.
+    pub fn mint(&self, leaf: &Leaf) -> Result<Credential> {
+        let Leaf { uris, dns, not_before, not_after, usages } = leaf;
+        let mut params = CertificateParams::new(dns.clone())?;
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+        }
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages.clone_from(usages);
+        (params.not_before, params.not_after) = (*not_before, *not_after);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Credential::Certificate(Arc::new(Keyed { chain: vec![certificate.der().clone()], key })))
+    }
+}
+
+impl Credential {
+    /// A TLS client that offers `alpn` and accepts any server: what the server does with *us* is looked at.
+    /// `None` for plaintext.
+    ///
+    /// # Errors
+    /// If key and certificate do not fit.
+    pub(super) fn tls(&self, alpn: &[&str]) -> Result<Option<rustls::ClientConfig>> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(RootCertStore::empty());
+        let mut config = match self {
+            Self::Plaintext => return Ok(None),
+            Self::Anonymous => builder.with_no_client_auth(),
+            Self::Certificate(keyed) => {
+                builder.with_client_auth_cert(keyed.chain.clone(), keyed.key.clone_key())?
+            }
+        };
+        config.dangerous().set_certificate_verifier(Arc::new(AnyServer(provider)));
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Some(config))
+    }
+}
+
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
