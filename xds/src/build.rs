@@ -1,18 +1,33 @@
 //! Translation: one effective policy and the mesh around a workload become encoded Envoy resources.
 //! Pure: the same input gives the same bytes in every process. Decides nothing about policy and keeps nothing.
 
+mod access_log;
+mod chains;
+mod cluster;
+mod encode;
+mod endpoint;
+mod ext_authz;
+mod hcm;
+mod jwt;
+mod listener;
+mod outbound;
+mod pb;
 pub mod rbac;
+mod route;
 mod shape;
+mod slots;
+mod tls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::{InboundPort, MeshConfig, Service, ServicePort, Workload};
+use mesh::{ExtAuthz, ExtensionProvider, InboundPort, MeshConfig, Protocol, Service, ServicePort, Workload};
 use policy::EffectivePolicy;
 
 pub use shape::{AppAddress, Capture, ProxyShape, ShapeError, SharedShape, Upstream};
 
+use self::pb::cluster::Cluster;
 use crate::{Resource, ResourceType};
 
 /// Everything that decides a workload's own resources: inbound clusters, ECDS slots, inbound listeners.
@@ -74,23 +89,109 @@ pub struct Outbound<'a> {
     pub shape: &'a ProxyShape,
 }
 
+impl<'a> Inbound<'a> {
+    /// The ext_authz providers of the mesh config by name, and where each is reached.
+    fn authorizers(&self) -> BTreeMap<&'a str, (&'a ExtAuthz, Option<&'a Provider>)> {
+        let providers = self.mesh.extension_providers.iter();
+        let authorizer =
+            |p: &'a ExtensionProvider| Some((&*p.name, (p.ext_authz.as_ref()?, self.providers.get(&p.name))));
+        providers.filter_map(authorizer).collect()
+    }
+
+    /// Whether a CUSTOM policy can be left to `provider`; if not, what it matches is denied.
+    fn usable(&self, provider: &str) -> bool {
+        let configured = |p: &ExtensionProvider| *p.name == *provider && p.ext_authz.is_some();
+        self.providers.contains_key(provider) && self.mesh.extension_providers.iter().any(configured)
+    }
+}
+
 /// Inbound clusters, ECDS slots and inbound listeners of one workload.
-pub fn own(_inbound: &Inbound<'_>) -> Vec<(ResourceType, Resource)> {
-    Vec::new()
+pub fn own(inbound: &Inbound<'_>) -> Vec<(ResourceType, Resource)> {
+    let ports = listener::own_ports(inbound);
+    let (clusters, listeners) = match &inbound.shape.capture {
+        Capture::None { apps, .. } => {
+            (bound_clusters(inbound, apps, &ports), listener::bound_inbound(inbound, &ports))
+        }
+        capture => {
+            let declared = ports.iter().filter(|p| p.declared);
+            let mut clusters: Vec<_> =
+                declared.map(|p| cluster::app(inbound.mesh, capture, p.port, p.protocol)).collect();
+            clusters.extend([cluster::inbound_passthrough(capture), cluster::blackhole()]);
+            (clusters, vec![listener::virtual_inbound(inbound, &ports)])
+        }
+    };
+    let mut resources: Vec<_> = clusters.iter().map(|c| encode::resource(&*c.name, c)).collect();
+    if !inbound.shape.inline_policy {
+        let slots = slots::slots(inbound);
+        resources.extend(slots.into_iter().map(|slot| encode::extension(&slot.name, slot.config)));
+    }
+    resources.extend(listeners.iter().map(|l| encode::resource(&*l.name, l)));
+    resources
+}
+
+/// The applications of a workload whose proxy binds its ports: where the shape says, else the same port of 127.0.0.1.
+fn bound_clusters(
+    inbound: &Inbound<'_>,
+    apps: &BTreeMap<u16, AppAddress>,
+    ports: &[listener::OwnPort],
+) -> Vec<Cluster> {
+    let cluster = |own: &listener::OwnPort| {
+        let local = AppAddress::Tcp { host: "127.0.0.1".into(), port: own.port };
+        let app = apps.get(&own.port).unwrap_or(&local);
+        let own_address = |host: &str| host.parse().is_ok_and(|ip| inbound.workload.addresses.contains(&ip));
+        let circular = matches!(app, AppAddress::Tcp { host, port } if ports.iter().any(|p| p.port == *port) && own_address(host));
+        cluster::bound_app(own.port, own.protocol, Some(app).filter(|_| !circular))
+    };
+    ports.iter().map(cluster).collect()
 }
 
 /// Clusters, endpoints and (for captured proxies) TCP listeners of one service. Shared by all proxies of equal
 /// [`SharedShape`].
 pub fn service(
-    _mesh: &MeshConfig,
-    _service: &OutboundService,
-    _shape: SharedShape,
+    mesh: &MeshConfig,
+    service: &OutboundService,
+    shape: SharedShape,
 ) -> Vec<(ResourceType, Resource)> {
-    Vec::new()
+    let hostname = &*service.service.hostname;
+    let mut resources = Vec::new();
+    let mut seen = BTreeSet::new();
+    for port in service.ports.iter().filter(|p| seen.insert(p.port.port)) {
+        let mut clusters = vec![cluster::outbound(mesh, hostname, port)];
+        if !shape.captured && port.port.protocol == Protocol::Auto {
+            clusters.push(cluster::sniffed_http(mesh, hostname, port));
+        }
+        resources.extend(clusters.iter().map(|c| encode::resource(&*c.name, c)));
+        let assignment = endpoint::assignment(hostname, port);
+        resources.push(encode::resource(&*assignment.cluster_name, &assignment));
+    }
+    if shape.captured {
+        resources.extend(outbound::tcp(mesh, service).iter().map(|l| encode::resource(&*l.name, l)));
+    }
+    resources
 }
 
 /// Outbound listeners and routes of a proxy. For captured proxies the result depends on the mesh, the namespace, the
 /// services and [`ProxyShape::shared`] only; without capture it is the proxy's own.
-pub fn outbound(_outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
-    Vec::new()
+pub fn outbound(outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
+    let Outbound { mesh, namespace, addresses: _, services, shape } = *outbound;
+    let blackhole = cluster::blackhole();
+    let mut resources = vec![encode::resource(&*blackhole.name, &blackhole)];
+    let mut listeners = Vec::new();
+    if let Capture::None { upstreams, .. } = &shape.capture {
+        listeners.extend(outbound::forward(outbound));
+        listeners.extend(outbound::upstreams(outbound, upstreams));
+        let routes = route::forward(outbound::FORWARD, namespace, services);
+        resources.push(encode::resource(&*routes.name, &routes));
+    } else {
+        let passthrough = cluster::passthrough();
+        resources.push(encode::resource(&*passthrough.name, &passthrough));
+        listeners.push(outbound::virtual_outbound(outbound));
+        for port in outbound::http_ports(services) {
+            listeners.push(outbound::http(outbound, port));
+            let routes = route::port(mesh, namespace, services, port);
+            resources.push(encode::resource(&*routes.name, &routes));
+        }
+    }
+    resources.extend(listeners.iter().map(|l| encode::resource(&*l.name, l)));
+    resources
 }

@@ -1,0 +1,230 @@
+//! Clusters, inbound and outbound, with auto-mTLS and secure naming (semantics §3.1, §3.5). Endpoints come by EDS.
+
+use std::collections::BTreeSet;
+
+use mesh::{InboundMode, MeshConfig, Protocol};
+
+use super::encode::{any, one_field};
+use super::pb::cluster::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+};
+use super::pb::cluster::{CircuitBreakers, Cluster, circuit_breakers::Thresholds};
+use super::pb::core::{
+    Address, BindConfig, ExtraSourceAddress, Http1ProtocolOptions, Http2ProtocolOptions, SocketAddress,
+};
+use super::pb::upstream_http::HttpProtocolOptions;
+use super::pb::upstream_http::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    explicit_http_config::ProtocolConfig,
+};
+use super::pb::{ads, core, endpoint, ip_socket, millis, pipe, socket, u32_value};
+use super::shape::{AppAddress, Capture};
+use super::{OutboundPort, tls};
+
+pub(crate) const PASSTHROUGH: &str = "PassthroughCluster";
+pub(crate) const BLACKHOLE: &str = "BlackHoleCluster";
+pub(crate) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+/// Endpoint metadata that chooses a transport socket, and the key and value that mean mesh mTLS.
+pub(crate) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+pub(crate) const TLS_MODE: (&str, &str) = ("tlsMode", "istio");
+
+pub(crate) fn inbound_name(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+pub(crate) fn outbound_name(port: u16, hostname: &str) -> String {
+    format!("outbound|{port}||{hostname}")
+}
+
+/// The cluster for HTTP to a port of undeclared protocol, for a forward proxy: there is no connection whose protocol
+/// could be taken over.
+pub(crate) fn sniffed_http_name(port: u16, hostname: &str) -> String {
+    format!("outbound|{port}|http|{hostname}")
+}
+
+/// A declared port of a redirected workload.
+pub(crate) fn app(mesh: &MeshConfig, capture: &Capture, port: u16, protocol: Protocol) -> Cluster {
+    let cluster = match mesh.inbound_mode {
+        InboundMode::Passthrough => original_dst(inbound_name(port), capture),
+        InboundMode::Localhost => fixed(inbound_name(port), Some(socket("127.0.0.1", port))),
+    };
+    with_protocol(cluster, protocol)
+}
+
+/// Every other port of a redirected workload.
+pub(crate) fn inbound_passthrough(capture: &Capture) -> Cluster {
+    with_protocol(original_dst(INBOUND_PASSTHROUGH.to_owned(), capture), Protocol::Auto)
+}
+
+/// A port of a workload whose proxy binds it itself. `None`: the application cannot be reached without a loop.
+pub(crate) fn bound_app(port: u16, protocol: Protocol, app: Option<&AppAddress>) -> Cluster {
+    let name = inbound_name(port);
+    let cluster = match app {
+        None => fixed(name, None),
+        Some(AppAddress::Pipe(path)) => fixed(name, Some(pipe(path))),
+        Some(AppAddress::Tcp { host, port }) => {
+            let kind = if host.parse::<std::net::IpAddr>().is_ok() {
+                DiscoveryType::Static
+            } else {
+                DiscoveryType::StrictDns
+            };
+            Cluster {
+                cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
+                ..fixed(name, Some(socket(host, *port)))
+            }
+        }
+    };
+    with_protocol(cluster, protocol)
+}
+
+/// Wherever the client wanted to go, unencrypted.
+pub(crate) fn passthrough() -> Cluster {
+    with_protocol(original_dst(PASSTHROUGH.to_owned(), &Capture::Nft), Protocol::Auto)
+}
+
+/// A cluster without endpoints.
+pub(crate) fn blackhole() -> Cluster {
+    fixed(BLACKHOLE.to_owned(), None)
+}
+
+/// One port of a service.
+pub(crate) fn outbound(mesh: &MeshConfig, hostname: &str, port: &OutboundPort) -> Cluster {
+    let name = outbound_name(port.port.port, hostname);
+    eds(mesh, hostname, port, name, port.port.protocol)
+}
+
+/// See [`sniffed_http_name`].
+pub(crate) fn sniffed_http(mesh: &MeshConfig, hostname: &str, port: &OutboundPort) -> Cluster {
+    eds(mesh, hostname, port, sniffed_http_name(port.port.port, hostname), Protocol::Http)
+}
+
+fn eds(mesh: &MeshConfig, hostname: &str, port: &OutboundPort, name: String, protocol: Protocol) -> Cluster {
+    let number = port.port.port;
+    let transport_socket_matches = if mesh.enable_auto_mtls {
+        let sni = format!("outbound_.{number}_._.{hostname}");
+        let identities = identities(mesh, &port.identities);
+        vec![
+            TransportSocketMatch {
+                name: "tlsMode-istio".to_owned(),
+                r#match: Some(one_field(TLS_MODE.0, TLS_MODE.1)),
+                transport_socket: Some(tls::upstream(mesh, &sni, protocol, &identities)),
+            },
+            TransportSocketMatch {
+                name: "tlsMode-disabled".to_owned(),
+                r#match: Some(Default::default()),
+                transport_socket: Some(tls::raw_buffer()),
+            },
+        ]
+    } else {
+        Vec::new()
+    };
+    let cluster = Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: ads(),
+            service_name: outbound_name(number, hostname),
+        }),
+        lb_policy: LbPolicy::LeastRequest as i32,
+        transport_socket_matches,
+        ..base(name)
+    };
+    with_protocol(cluster, protocol)
+}
+
+/// Every identity in the trust domain and its aliases, sorted; one of a foreign trust domain stays as it is.
+fn identities(mesh: &MeshConfig, identities: &[String]) -> Vec<String> {
+    let domains = mesh.trust_domains();
+    let mut all = BTreeSet::new();
+    for id in identities {
+        match id.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) {
+            Some((td, path)) if domains.iter().any(|d| **d == *td) => {
+                all.extend(domains.iter().map(|d| format!("spiffe://{d}/{path}")));
+            }
+            _ => drop(all.insert(id.clone())),
+        }
+    }
+    all.into_iter().collect()
+}
+
+fn base(name: String) -> Cluster {
+    let no_limit = u32_value(u32::MAX);
+    Cluster {
+        name,
+        connect_timeout: millis(10_000),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_connections: no_limit,
+                max_pending_requests: no_limit,
+                max_requests: no_limit,
+                max_retries: no_limit,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn fixed(name: String, address: Option<Address>) -> Cluster {
+    let load_assignment = address.map(|address| endpoint::ClusterLoadAssignment {
+        cluster_name: name.clone(),
+        endpoints: vec![endpoint::LocalityLbEndpoints {
+            lb_endpoints: vec![super::endpoint::at(address)],
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        load_assignment,
+        ..base(name)
+    }
+}
+
+fn original_dst(name: String, capture: &Capture) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
+        lb_policy: LbPolicy::ClusterProvided as i32,
+        upstream_bind_config: (*capture == Capture::Redirect).then(marked_source),
+        ..base(name)
+    }
+}
+
+/// The source addresses that Istio's own iptables rules let through to the application.
+fn marked_source() -> BindConfig {
+    let source = |ip: &str| {
+        let ip = ip.parse().expect("an address");
+        match ip_socket(ip, 0).address {
+            Some(core::address::Address::SocketAddress(socket)) => socket,
+            _ => SocketAddress::default(),
+        }
+    };
+    BindConfig {
+        source_address: Some(source("127.0.0.6")),
+        extra_source_addresses: vec![ExtraSourceAddress {
+            address: Some(source("::6")),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn with_protocol(mut cluster: Cluster, protocol: Protocol) -> Cluster {
+    let http1 = Some(Http1ProtocolOptions::default());
+    let http2 = Some(Http2ProtocolOptions::default());
+    let options = match protocol {
+        Protocol::Http | Protocol::Tcp => return cluster,
+        Protocol::Http2 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: http2.map(ProtocolConfig::Http2ProtocolOptions),
+        }),
+        Protocol::Auto => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: http1,
+            http2_protocol_options: http2,
+            ..Default::default()
+        }),
+    };
+    let options = HttpProtocolOptions { upstream_protocol_options: Some(options), ..Default::default() };
+    let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    cluster.typed_extension_protocol_options = [(key.to_owned(), any(&options))].into();
+    cluster
+}
