@@ -1,0 +1,124 @@
+//! Which results one edit of the store may change: a superset, cheap to compute. Computes no result itself; what turns
+//! out equal stops at the next comparison.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use policy::ObjectName;
+
+use crate::store::{Edit, Store, workload_name};
+
+/// A set of namespaces that may be all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Namespaces {
+    Some(BTreeSet<Arc<str>>),
+    All,
+}
+
+impl Default for Namespaces {
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Namespaces {
+    fn one(namespace: Arc<str>) -> Self {
+        Self::Some(BTreeSet::from([namespace]))
+    }
+
+    pub(crate) fn contains(&self, namespace: &str) -> bool {
+        match self {
+            Self::Some(names) => names.contains(namespace),
+            Self::All => true,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Some(names) if names.is_empty())
+    }
+
+    fn merge(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::All, _) => {}
+            (_, Self::All) => *self = Self::All,
+            (Self::Some(all), Self::Some(more)) => all.extend(more),
+        }
+    }
+}
+
+/// What to recompute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Affected {
+    /// Effective policies of workloads there.
+    pub(crate) policies: Namespaces,
+    /// Inbound ports of workloads there.
+    pub(crate) inbound: Namespaces,
+    /// Everything that is these workloads' own.
+    pub(crate) workloads: BTreeSet<ObjectName>,
+    /// Endpoints, identities and mTLS of these services.
+    pub(crate) services: BTreeSet<ObjectName>,
+    /// Every encoded resource, because the mesh configuration is part of each.
+    pub(crate) mesh: bool,
+}
+
+impl Affected {
+    /// Everything: the first list, and a changed mesh configuration.
+    pub(crate) fn all(store: &Store) -> Self {
+        Self {
+            policies: Namespaces::All,
+            inbound: Namespaces::All,
+            workloads: BTreeSet::new(),
+            services: store.services.names().collect(),
+            mesh: true,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { policies, inbound, workloads, services, mesh } = self;
+        policies.is_empty() && inbound.is_empty() && workloads.is_empty() && services.is_empty() && !mesh
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        let Self { policies, inbound, workloads, services, mesh } = other;
+        self.policies.merge(policies);
+        self.inbound.merge(inbound);
+        self.workloads.extend(workloads);
+        self.services.extend(services);
+        self.mesh |= mesh;
+    }
+}
+
+/// What `edit` may change. `store` already holds the new state.
+pub(crate) fn affected(store: &Store, edit: &Edit) -> Affected {
+    match edit {
+        Edit::Nothing => Affected::default(),
+        Edit::Mesh => Affected::all(store),
+        Edit::Policy { namespace, mtls } => policy(store, namespace, *mtls),
+        // A service decides which ports its workloads have, and what its clients see.
+        Edit::Service(id) => Affected {
+            inbound: Namespaces::one(id.namespace.clone()),
+            services: BTreeSet::from([id.clone()]),
+            ..Affected::default()
+        },
+        Edit::Workload { old, new } => {
+            let both = || old.iter().chain(new);
+            Affected {
+                workloads: both().map(|w| workload_name(w)).collect(),
+                services: both().flat_map(|w| store.services_around(w)).collect(),
+                ..Affected::default()
+            }
+        }
+        Edit::Slice(services) => Affected { services: services.clone(), ..Affected::default() },
+    }
+}
+
+fn policy(store: &Store, namespace: &Arc<str>, mtls: bool) -> Affected {
+    let root = **namespace == *store.mesh.root_namespace;
+    let services = match (mtls, root) {
+        (false, _) => BTreeSet::new(),
+        (true, true) => store.services.names().collect(),
+        (true, false) => store.workloads_in(namespace).flat_map(|w| store.services_around(w)).collect(),
+    };
+    let policies = if root { Namespaces::All } else { Namespaces::one(namespace.clone()) };
+    Affected { policies, services, ..Affected::default() }
+}

@@ -1,0 +1,412 @@
+//! From the store to what each connected proxy is to have: recomputes what a batch of changes affects, and publishes a
+//! snapshot where (and only where) bytes changed. Synchronous and owned by one task; sessions only read the watch
+//! channels. Knows neither sessions nor gRPC.
+
+mod groups;
+mod services;
+mod tables;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh::{MeshConfig, Workload, WorkloadKind};
+use policy::{EffectivePolicy, MtlsMode, ObjectName};
+use tokio::sync::watch;
+use xds::build::{Provider, ProxyShape, SharedShape};
+use xds::{ResourceType, Snapshot};
+
+use crate::affected::{Affected, Namespaces, affected};
+use crate::effective::Effective;
+use crate::endpoints::identity;
+use crate::guard::{Panicked, guarded};
+use crate::store::{Edit, Store};
+use groups::{Group, Groups, Inputs, Providers};
+use services::{Context, Services};
+use tables::{Encoded, Interner, Tables, overlaid};
+
+/// Where a builder failed, and with what. Until it succeeds the last good result stays in force.
+#[derive(Debug, Default)]
+pub(crate) struct Failures(BTreeMap<Failure, String>);
+
+/// What could not be translated.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Failure {
+    Service(ObjectName),
+    /// Outbound listeners and routes of a namespace.
+    Outbound(Arc<str>),
+    Workload(ObjectName),
+    /// Outbound listeners and routes of a proxy without capture, which are its own.
+    OutboundOf(ObjectName),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service(id) => write!(f, "service {id}"),
+            Self::Outbound(namespace) => write!(f, "outbound side of namespace {namespace}"),
+            Self::Workload(id) => write!(f, "workload {id}"),
+            Self::OutboundOf(id) => write!(f, "outbound side of workload {id}"),
+        }
+    }
+}
+
+impl Failures {
+    fn set(&mut self, failure: Failure, Panicked(message): Panicked) {
+        self.0.insert(failure, message);
+    }
+
+    fn clear(&mut self, failure: &Failure) {
+        self.0.remove(failure);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Failure, &str)> {
+        self.0.iter().map(|(failure, message)| (failure, &**message))
+    }
+}
+
+/// Proxies that are to have the same snapshot: one workload's, of one shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlotKey {
+    /// As the node id says, and on the secure port as the verified identity may speak for.
+    pub(crate) workload: ObjectName,
+    pub(crate) shape: ProxyShape,
+    /// The verified SPIFFE ID; `None` on the plaintext port, where nothing is verified.
+    pub(crate) identity: Option<Arc<str>>,
+    /// The node's own word about its address, used on the plaintext port while its workload is not registered.
+    pub(crate) claimed: Option<IpAddr>,
+}
+
+/// One set of proxies with the same snapshot.
+#[derive(Debug)]
+struct Slot {
+    sender: watch::Sender<Arc<Snapshot>>,
+    group: Arc<Group>,
+    /// Outbound side of a proxy without capture.
+    private: Option<Private>,
+    /// Own resources, `private` among them.
+    own: Tables,
+}
+
+/// The outbound side of one proxy, and what it was made from.
+#[derive(Debug)]
+struct Private {
+    /// [`Services::version`].
+    version: u64,
+    mesh: Arc<MeshConfig>,
+    addresses: Vec<IpAddr>,
+    encoded: Encoded,
+}
+
+/// Why a proxy gets no snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("no workload {0} is registered")]
+    Unregistered(ObjectName),
+    #[error("{identity} may not speak for {workload}")]
+    Identity { workload: ObjectName, identity: Arc<str> },
+    #[error("translation failed for {0}")]
+    Failed(ObjectName),
+}
+
+/// The owner of everything that is computed.
+#[derive(Debug, Default)]
+pub(crate) struct Publisher {
+    pub(crate) store: Store,
+    effective: Effective,
+    services: Services,
+    groups: Groups,
+    slots: HashMap<SlotKey, Slot>,
+    providers: Providers,
+    interner: Interner,
+    pub(crate) failures: Failures,
+    /// Grows with every commit that changed something.
+    pub(crate) generation: u64,
+    pending: Affected,
+}
+
+impl Publisher {
+    /// Notes what an edit of the store affects; [`Self::commit`] acts on it.
+    pub(crate) fn edited(&mut self, edit: &Edit) {
+        self.pending.merge(affected(&self.store, edit));
+    }
+
+    /// Recomputes what the edits since the last commit affect, and publishes it. The number of slots that got a new
+    /// snapshot.
+    pub(crate) fn commit(&mut self) -> usize {
+        if self.pending.is_empty() {
+            return 0;
+        }
+        let mut affected = std::mem::take(&mut self.pending);
+        self.generation += 1;
+        if affected.mesh || !affected.services.is_empty() {
+            self.resolve_providers(&mut affected);
+        }
+        self.effective.invalidate(&affected.policies);
+        self.update_services(&affected);
+        let keys: Vec<SlotKey> = self.slots.keys().cloned().collect();
+        let published = keys.into_iter().filter(|key| self.update_slot(key, &affected)).count();
+        self.sweep();
+        published
+    }
+
+    /// The receiver of a proxy's snapshots; the slot lives until its last receiver is gone and [`Self::sweep`] ran.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the registry does not give the workload to that identity, or if translation fails.
+    pub(crate) fn subscribe(&mut self, key: &SlotKey) -> Result<watch::Receiver<Arc<Snapshot>>, Refusal> {
+        if let Some(slot) = self.slots.get(key) {
+            return Ok(slot.sender.subscribe());
+        }
+        let (subject, policy) = self.subject(key)?;
+        let group = self.group(key, &subject, policy, None);
+        let group = group.map_err(|_| Refusal::Failed(key.workload.clone()))?;
+        let sender = watch::Sender::new(Arc::new(Snapshot::new(self.generation)));
+        let own = group.tables.clone();
+        let mut slot = Slot { sender, group, private: None, own };
+        self.publish(key, &subject, &mut slot);
+        let receiver = slot.sender.subscribe();
+        self.slots.insert(key.clone(), slot);
+        Ok(receiver)
+    }
+
+    /// The policy in force at a registered workload, whether or not a proxy is connected.
+    pub(crate) fn policy_of(&mut self, workload: &Workload) -> Result<Arc<EffectivePolicy>, Panicked> {
+        let Self { store, effective, .. } = self;
+        guarded(&workload.name, || effective.get(&store.policies, &workload.namespace, &workload.labels))
+    }
+
+    /// Forgets slots without receivers, and what only they used.
+    pub(crate) fn sweep(&mut self) {
+        self.slots.retain(|_, slot| slot.sender.receiver_count() > 0);
+        self.groups.sweep();
+        let mut shapes: HashSet<SharedShape> = HashSet::new();
+        let mut used: HashSet<(Arc<str>, SharedShape)> = HashSet::new();
+        for key in self.slots.keys() {
+            shapes.insert(key.shape.shared());
+            used.insert((key.workload.namespace.clone(), key.shape.shared()));
+        }
+        self.services.retain(|ns, shape| used.contains(&(ns.into(), shape)), |shape| shapes.contains(&shape));
+        let connected: HashSet<&ObjectName> = self.slots.keys().map(|key| &key.workload).collect();
+        self.failures.0.retain(|failure, _| match failure {
+            Failure::Service(_) | Failure::Outbound(_) => true,
+            Failure::Workload(id) | Failure::OutboundOf(id) => connected.contains(id),
+        });
+        self.interner.sweep();
+    }
+
+    fn resolve_providers(&mut self, affected: &mut Affected) {
+        let providers = providers(&self.store);
+        if affected.mesh || providers != *self.providers {
+            self.store.policies.scope.providers = providers.keys().cloned().collect();
+            self.providers = Arc::new(providers);
+            affected.merge(Affected {
+                policies: Namespaces::All,
+                inbound: Namespaces::All,
+                ..Affected::default()
+            });
+        }
+    }
+
+    fn update_services(&mut self, affected: &Affected) {
+        let Self { store, effective, services, interner, failures, .. } = self;
+        let mesh = store.mesh.clone();
+        let mut context = Context { mesh: &mesh, interner, failures };
+        let before = services.version;
+        for id in &affected.services {
+            services.update(id, store, effective, affected.mesh, &mut context);
+        }
+        if services.version != before || affected.mesh {
+            services.rebuild(&mut context);
+        }
+    }
+
+    /// Whether the slot got a new snapshot.
+    fn update_slot(&mut self, key: &SlotKey, affected: &Affected) -> bool {
+        let Some(mut slot) = self.slots.remove(key) else { return false };
+        let namespace = &key.workload.namespace;
+        let touched = affected.mesh
+            || affected.policies.contains(namespace)
+            || affected.inbound.contains(namespace)
+            || affected.workloads.contains(&key.workload);
+        let (subject, policy) = match self.subject(key) {
+            Ok(found) => found,
+            Err(Refusal::Failed(_)) => {
+                self.slots.insert(key.clone(), slot);
+                return false;
+            }
+            Err(refusal) => {
+                // Dropping the sender ends the sessions; their Envoys keep what they have.
+                tracing::info!(workload = %key.workload, %refusal, "ending the sessions of a proxy");
+                return false;
+            }
+        };
+        if touched && let Ok(group) = self.group(key, &subject, policy, Some(&slot.group)) {
+            slot.group = group;
+        }
+        let published = self.publish(key, &subject, &mut slot);
+        self.slots.insert(key.clone(), slot);
+        published
+    }
+
+    /// The workload a slot stands for and its policy: the registry's word; for a node on the plaintext port that the
+    /// registry does not know, a stand-in to which nobody may talk.
+    fn subject(&mut self, key: &SlotKey) -> Result<(Workload, Arc<EffectivePolicy>), Refusal> {
+        let failed = |Panicked(_)| Refusal::Failed(key.workload.clone());
+        let Some(workload) = self.store.workload(&key.workload).cloned() else {
+            if key.identity.is_some() {
+                return Err(Refusal::Unregistered(key.workload.clone()));
+            }
+            let stranger = stranger(key);
+            let policy = self.policy_of(&stranger).map_err(failed)?;
+            return Ok((stranger, Arc::new(closed(&policy))));
+        };
+        if let Some(presented) = &key.identity
+            && **presented != *identity(&self.store, &workload)
+        {
+            let refusal = Refusal::Identity { workload: key.workload.clone(), identity: presented.clone() };
+            return Err(refusal);
+        }
+        let policy = self.policy_of(&workload).map_err(failed)?;
+        Ok(((*workload).clone(), policy))
+    }
+
+    fn group(
+        &mut self,
+        key: &SlotKey,
+        workload: &Workload,
+        policy: Arc<EffectivePolicy>,
+        before: Option<&Arc<Group>>,
+    ) -> Result<Arc<Group>, Panicked> {
+        let failure = Failure::Workload(key.workload.clone());
+        let services = self.store.services.namespace(&workload.namespace).map(|service| &**service);
+        let ports = mesh::inbound_ports(workload, services);
+        let inputs = Inputs::new(&self.store.mesh, workload, ports, policy, &key.shape, &self.providers);
+        match self.groups.get(&failure, inputs, before, &mut self.interner) {
+            Ok(group) => {
+                self.failures.clear(&failure);
+                Ok(group)
+            }
+            Err(panicked) => {
+                self.failures.set(failure, panicked.clone());
+                Err(panicked)
+            }
+        }
+    }
+
+    /// Puts the slot's tables together and sends them if a byte of them is new.
+    fn publish(&mut self, key: &SlotKey, workload: &Workload, slot: &mut Slot) -> bool {
+        let Self { store, services, interner, failures, generation, .. } = self;
+        let mut context = Context { mesh: &store.mesh, interner, failures };
+        let shared = services.shared(&key.workload.namespace, key.shape.shared(), &mut context);
+        if key.shape.captured() {
+            slot.own = slot.group.tables.clone();
+        } else {
+            refresh_private(key, workload, slot, services, &store.mesh, &mut context);
+            let private = slot.private.as_ref().map_or(&[][..], |private| &private.encoded);
+            slot.own = overlaid(&slot.group.tables, private, &slot.own);
+        }
+        let mut snapshot = Snapshot::new(*generation);
+        for kind in ResourceType::ALL {
+            let layers = snapshot.of_mut(kind);
+            layers.shared = shared[kind as usize].clone();
+            layers.own = slot.own[kind as usize].clone();
+        }
+        slot.sender.send_if_modified(|current| {
+            let same = ResourceType::ALL.iter().all(|kind| current.of(*kind).same(snapshot.of(*kind)));
+            if !same {
+                *current = Arc::new(snapshot);
+            }
+            !same
+        })
+    }
+}
+
+/// Makes the outbound side of a proxy without capture again if anything it is made from changed.
+fn refresh_private(
+    key: &SlotKey,
+    workload: &Workload,
+    slot: &mut Slot,
+    services: &Services,
+    mesh: &Arc<MeshConfig>,
+    context: &mut Context<'_>,
+) {
+    let fresh = slot.private.as_ref().is_some_and(|private| {
+        private.version == services.version
+            && Arc::ptr_eq(&private.mesh, mesh)
+            && private.addresses == workload.addresses
+    });
+    if fresh {
+        return;
+    }
+    let failure = Failure::OutboundOf(key.workload.clone());
+    let addresses = &workload.addresses;
+    if let Some(encoded) = services.outbound(&failure, &workload.namespace, addresses, &key.shape, context) {
+        let (version, mesh, addresses) = (services.version, mesh.clone(), addresses.clone());
+        slot.private = Some(Private { version, mesh, addresses, encoded });
+    }
+}
+
+/// A node that claims a name which the registry does not hold.
+fn stranger(key: &SlotKey) -> Workload {
+    Workload {
+        namespace: key.workload.namespace.clone(),
+        name: key.workload.name.clone(),
+        kind: WorkloadKind::WorkloadEntry,
+        labels: Arc::default(),
+        service_account: "default".into(),
+        addresses: key.claimed.into_iter().collect(),
+        named_ports: BTreeMap::new(),
+        mutual_tls: false,
+        ready: false,
+        created: 0,
+    }
+}
+
+/// `policy` with its inbound side shut: which policies would select the workload cannot be known without its labels, so
+/// nobody is admitted until it is registered.
+fn closed(policy: &EffectivePolicy) -> EffectivePolicy {
+    let mut closed = policy.clone();
+    closed.mtls.mode = MtlsMode::Strict;
+    closed.mtls.ports.clear();
+    closed.allow.enforced = Some(Vec::new());
+    closed
+}
+
+/// The ext_authz providers whose service and port exist (semantics §4.8).
+fn providers(store: &Store) -> BTreeMap<Arc<str>, Provider> {
+    let mut found = BTreeMap::new();
+    for provider in &store.mesh.extension_providers {
+        let Some(ext_authz) = &provider.ext_authz else { continue };
+        let (namespace, host) = match ext_authz.service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, &*ext_authz.service),
+        };
+        let service = store.services.iter().find(|service| {
+            *service.hostname == *host
+                && namespace.is_none_or(|ns| *service.namespace == *ns)
+                && service.ports.iter().any(|port| port.port == ext_authz.port)
+        });
+        if let Some(service) = service {
+            let cluster = format!("outbound|{}||{}", ext_authz.port, service.hostname).into();
+            let hostname = service.hostname.clone();
+            found.entry(provider.name.clone()).or_insert(Provider { cluster, hostname });
+        }
+    }
+    found
+}
+
+/// Names of the workloads that some policy of `namespace` could select: those there, or all for the root namespace.
+pub(crate) fn reach<'a>(
+    store: &'a Store,
+    namespace: &'a str,
+) -> Box<dyn Iterator<Item = &'a Arc<Workload>> + 'a> {
+    if *namespace == *store.mesh.root_namespace {
+        Box::new(store.workloads())
+    } else {
+        Box::new(store.workloads_in(namespace))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+use super::*;
+use crate::fixtures::{authorization, captured, id, peer, pod, service, uncaptured, world};
+use crds::{Kind, Object, ObjectRef};
+use policy::Action;
+use tokio::sync::watch::Receiver;
+
+mod incremental;
+
+pub(super) fn publisher(objects: impl IntoIterator<Item = Object>) -> Publisher {
+    let mut publisher = Publisher::default();
+    for object in objects {
+        apply(&mut publisher, object);
+    }
+    publisher.pending = Affected::all(&publisher.store);
+    publisher.commit();
+    publisher
+}
+
+pub(super) fn apply(publisher: &mut Publisher, object: Object) {
+    let edit = publisher.store.apply(object);
+    publisher.edited(&edit);
+}
+
+pub(super) fn plain(namespace: &str, name: &str, shape: ProxyShape) -> SlotKey {
+    SlotKey { workload: id(namespace, name), shape, identity: None, claimed: Some([10, 9, 9, 9].into()) }
+}
+
+fn own(receiver: &Receiver<Arc<Snapshot>>, kind: ResourceType) -> Arc<xds::Table> {
+    receiver.borrow().of(kind).own.clone()
+}
+
+#[test]
+fn pods_with_equal_inputs_share_their_tables() {
+    let mut publisher = publisher(world());
+    apply(&mut publisher, Object::Workload(pod("a", "x-2", "x", "10.0.0.3")));
+    publisher.commit();
+    let receive = |p: &mut Publisher, name| p.subscribe(&plain("a", name, captured())).unwrap();
+    let (x1, x2, y1) =
+        (receive(&mut publisher, "x-1"), receive(&mut publisher, "x-2"), receive(&mut publisher, "y-1"));
+    assert!(Arc::ptr_eq(&own(&x1, ResourceType::Listener), &own(&x2, ResourceType::Listener)));
+    assert!(!Arc::ptr_eq(&own(&x1, ResourceType::Listener), &own(&y1, ResourceType::Listener)));
+    assert_eq!(publisher.groups.len(), 2);
+    let shared = |r: &Receiver<Arc<Snapshot>>| r.borrow().of(ResourceType::Cluster).shared.clone();
+    assert!(Arc::ptr_eq(&shared(&x1), &shared(&y1)));
+}
+
+#[test]
+fn a_policy_reaches_only_whom_it_selects_and_only_its_slot_changes() {
+    let mut publisher = publisher(world());
+    let mut x = publisher.subscribe(&plain("a", "x-1", captured())).unwrap();
+    let y = publisher.subscribe(&plain("a", "y-1", captured())).unwrap();
+    let before = x.borrow_and_update().clone();
+    apply(&mut publisher, Object::AuthorizationPolicy(authorization("a", "p", Some("x"), Action::Deny, "y")));
+    assert_eq!(publisher.commit(), 1);
+    assert!(x.has_changed().unwrap());
+    assert!(!y.has_changed().unwrap());
+    let after = x.borrow().clone();
+    for kind in [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route] {
+        assert!(before.of(kind).same(after.of(kind)), "{kind:?} must not change");
+    }
+    let names: Vec<_> = after
+        .of(ResourceType::Extension)
+        .own
+        .0
+        .iter()
+        .filter(|(name, resource)| before.of(ResourceType::Extension).own.0.get(*name) != Some(resource))
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(names, ["inbound.rbac.deny"]);
+}
+
+#[test]
+fn a_change_that_leaves_every_byte_equal_sends_nothing() {
+    let mut publisher = publisher(world());
+    let x = publisher.subscribe(&plain("a", "x-1", captured())).unwrap();
+    // A policy for nobody; a label that no selector names; a policy of another namespace.
+    apply(
+        &mut publisher,
+        Object::AuthorizationPolicy(authorization("a", "p", Some("none"), Action::Deny, "y")),
+    );
+    let mut labelled = pod("a", "x-1", "x", "10.0.0.1");
+    labelled.labels = Arc::new(crate::fixtures::labels(&[("app", "x"), ("color", "blue")]));
+    apply(&mut publisher, Object::Workload(labelled));
+    apply(&mut publisher, Object::AuthorizationPolicy(authorization("b", "p", None, Action::Deny, "y")));
+    assert_eq!(publisher.commit(), 0);
+    assert!(!x.has_changed().unwrap());
+}
+
+#[test]
+fn endpoints_speak_mtls_unless_their_own_peer_authentication_says_disable() {
+    let mut publisher = publisher(world());
+    let mut x = publisher.subscribe(&plain("b", "x-1", captured())).unwrap();
+    let endpoints = |x: &mut Receiver<Arc<Snapshot>>| {
+        x.borrow_and_update()
+            .of(ResourceType::Endpoint)
+            .get("outbound|80||x.a.svc.cluster.local")
+            .cloned()
+            .unwrap()
+    };
+    let before = endpoints(&mut x);
+    apply(&mut publisher, Object::PeerAuthentication(peer("a", "off", Some("x"), MtlsMode::Disable)));
+    assert_eq!(publisher.commit(), 1);
+    assert_ne!(endpoints(&mut x), before);
+    publisher.store.remove(&ObjectRef { kind: Kind::PeerAuthentication, id: id("a", "off") });
+    publisher.edited(&Edit::Policy { namespace: "a".into(), mtls: true });
+    publisher.commit();
+    assert_eq!(endpoints(&mut x), before);
+}
+
+#[test]
+fn an_identity_speaks_only_for_the_workload_registered_to_it() {
+    let mut publisher = publisher(world());
+    let key = |name: &str, identity: &str| SlotKey {
+        identity: Some(identity.into()),
+        claimed: None,
+        ..plain("a", name, captured())
+    };
+    let right = key("x-1", "spiffe://cluster.local/ns/a/sa/x");
+    let receiver = publisher.subscribe(&right).unwrap();
+    for (name, identity) in [
+        ("x-1", "spiffe://cluster.local/ns/a/sa/y"),
+        ("x-1", "spiffe://cluster.local/ns/b/sa/x"),
+        ("x-1", "spiffe://elsewhere/ns/a/sa/x"),
+        ("x-1", "spiffe://cluster.local/ns/a/sa/x/more"),
+    ] {
+        let refusal = publisher.subscribe(&key(name, identity)).unwrap_err();
+        assert!(matches!(refusal, Refusal::Identity { .. }), "{identity}: {refusal}");
+    }
+    let unknown = publisher.subscribe(&key("nobody", "spiffe://cluster.local/ns/a/sa/x")).unwrap_err();
+    assert_eq!(unknown, Refusal::Unregistered(id("a", "nobody")));
+    // The registration changes: the session ends, and what the proxy has stays with it.
+    let mut moved = pod("a", "x-1", "x", "10.0.0.1");
+    moved.service_account = "other".into();
+    apply(&mut publisher, Object::Workload(moved));
+    publisher.commit();
+    assert!(receiver.has_changed().is_err(), "the sender must be gone");
+    assert!(publisher.subscribe(&right).is_err());
+}
+
+#[test]
+fn a_stranger_on_the_plaintext_port_admits_nobody_until_it_is_registered() {
+    let mut publisher = publisher(world());
+    apply(&mut publisher, Object::AuthorizationPolicy(authorization("a", "p", Some("z"), Action::Deny, "y")));
+    publisher.commit();
+    let mut receiver = publisher.subscribe(&plain("a", "z-1", captured())).unwrap();
+    let key = plain("a", "z-1", captured());
+    let policy = &publisher.slots[&key].group.inputs.policy;
+    assert_eq!(policy.mtls.mode, MtlsMode::Strict);
+    assert_eq!(policy.allow.enforced.as_deref(), Some(&[][..]));
+    receiver.mark_unchanged();
+    apply(&mut publisher, Object::Workload(pod("a", "z-1", "z", "10.0.0.5")));
+    publisher.commit();
+    assert!(receiver.has_changed().unwrap());
+    let policy = &publisher.slots[&key].group.inputs.policy;
+    assert_eq!(policy.allow.enforced, None);
+    assert_eq!(policy.mtls.mode, MtlsMode::Permissive);
+}
+
+#[test]
+fn what_nobody_uses_is_forgotten() {
+    let mut publisher = publisher(world());
+    let captured_one = publisher.subscribe(&plain("a", "x-1", captured())).unwrap();
+    let other = publisher.subscribe(&plain("a", "y-1", uncaptured())).unwrap();
+    assert_eq!(publisher.slots.len(), 2);
+    drop(other);
+    publisher.sweep();
+    assert_eq!((publisher.slots.len(), publisher.groups.len()), (1, 1));
+    drop(captured_one);
+    publisher.sweep();
+    assert_eq!((publisher.slots.len(), publisher.groups.len()), (0, 0));
+}
+
+#[test]
+fn an_ext_authz_provider_exists_while_its_service_and_port_do() {
+    let mut publisher = publisher(world());
+    let provider = mesh::ExtensionProvider {
+        name: "opa".into(),
+        ext_authz: Some(mesh::ExtAuthz {
+            kind: mesh::ExtAuthzKind::Grpc,
+            service: "a/opa.a.svc.cluster.local".into(),
+            port: 80,
+            timeout_ms: 1000,
+            fail_open: false,
+            status_on_error: None,
+            include_body: None,
+        }),
+    };
+    let mesh = MeshConfig { extension_providers: vec![provider], ..MeshConfig::default() };
+    let edit = publisher.store.set_mesh(mesh);
+    publisher.edited(&edit);
+    publisher.commit();
+    assert!(publisher.store.policies.scope.providers.is_empty());
+    apply(&mut publisher, Object::Service(service("a", "opa", 80)));
+    publisher.commit();
+    assert_eq!(publisher.store.policies.scope.providers, ["opa".into()]);
+    assert_eq!(&*publisher.providers["opa"].cluster, "outbound|80||opa.a.svc.cluster.local");
+    publisher.store.remove(&ObjectRef { kind: Kind::Service, id: id("a", "opa") });
+    publisher.edited(&Edit::Service(id("a", "opa")));
+    publisher.commit();
+    assert!(publisher.providers.is_empty() && publisher.store.policies.scope.providers.is_empty());
+}

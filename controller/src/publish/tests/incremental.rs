@@ -1,0 +1,206 @@
+//! The law of design decision 1: whatever the order and the batches of changes, what is published is what a fresh
+//! start over the final state would publish, and nothing is sent without a difference.
+
+use super::*;
+use crate::fixtures::slice;
+use mesh::{TargetPort, WorkloadKind};
+use proptest::prelude::*;
+
+/// One step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Object),
+    Delete(usize),
+    Mesh(MeshConfig),
+    Commit,
+}
+
+fn namespace() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["istio-system", "a", "b"])
+}
+
+fn app() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["x", "y"])
+}
+
+fn workload() -> impl Strategy<Value = Object> {
+    (namespace(), app(), 1..3_u8, 1..5_u8, any::<[bool; 3]>()).prop_map(
+        |(ns, app, number, address, [tls, ready, entry])| {
+            let mut pod = pod(ns, &format!("{app}-{number}"), app, &format!("10.0.0.{address}"));
+            pod.mutual_tls = tls;
+            pod.ready = ready;
+            if entry {
+                pod.kind = WorkloadKind::WorkloadEntry;
+                pod.service_account = "vm".into();
+            }
+            Object::Workload(pod)
+        },
+    )
+}
+
+fn services() -> impl Strategy<Value = Object> {
+    (namespace(), app(), 80..82_u16, 8080..8082_u16, any::<bool>()).prop_map(
+        |(ns, app, port, target, tcp)| {
+            let mut service = service(ns, app, port);
+            service.ports[0].target = TargetPort::Number(target);
+            if tcp {
+                service.ports[0].protocol = mesh::Protocol::Tcp;
+            }
+            Object::Service(service)
+        },
+    )
+}
+
+fn policies() -> impl Strategy<Value = Object> {
+    let peer = (namespace(), app(), any::<bool>(), 0..3_u8).prop_map(|(ns, app, all, mode)| {
+        let mode = [MtlsMode::Disable, MtlsMode::Permissive, MtlsMode::Strict][usize::from(mode)];
+        Object::PeerAuthentication(peer(ns, if all { "all" } else { app }, (!all).then_some(app), mode))
+    });
+    let authorization =
+        (namespace(), app(), app(), any::<[bool; 2]>()).prop_map(|(ns, app, caller, [all, deny])| {
+            let action = if deny { Action::Deny } else { Action::Allow };
+            let name = format!("{app}-{deny}");
+            Object::AuthorizationPolicy(authorization(ns, &name, (!all).then_some(app), action, caller))
+        });
+    prop_oneof![peer, authorization]
+}
+
+fn meshes() -> impl Strategy<Value = MeshConfig> {
+    any::<[bool; 3]>().prop_map(|[auto, alias, root]| MeshConfig {
+        enable_auto_mtls: auto,
+        trust_domain_aliases: if alias { vec!["old.example".into()] } else { Vec::new() },
+        root_namespace: if root { "a".into() } else { "istio-system".into() },
+        ..MeshConfig::default()
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => workload().prop_map(Step::Apply),
+        2 => services().prop_map(Step::Apply),
+        1 => (namespace(), app(), 1..5_u8)
+            .prop_map(|(ns, app, ip)| Step::Apply(Object::EndpointSlice(slice(ns, app, &format!("10.0.0.{ip}"))))),
+        5 => policies().prop_map(Step::Apply),
+        3 => any::<prop::sample::Index>().prop_map(|index| Step::Delete(index.index(1000))),
+        1 => meshes().prop_map(Step::Mesh),
+        3 => Just(Step::Commit),
+    ]
+}
+
+fn keys() -> Vec<SlotKey> {
+    let identified = |ns: &str, name: &str, sa: &str| SlotKey {
+        identity: Some(format!("spiffe://cluster.local/ns/{ns}/sa/{sa}").into()),
+        claimed: None,
+        ..plain(ns, name, captured())
+    };
+    vec![
+        plain("a", "x-1", captured()),
+        plain("a", "x-2", captured()),
+        plain("a", "y-1", uncaptured()),
+        plain("b", "x-1", ProxyShape { inline_policy: true, ..captured() }),
+        plain("istio-system", "y-2", captured()),
+        identified("a", "x-1", "x"),
+        identified("b", "y-1", "vm"),
+    ]
+}
+
+/// Every resource of a snapshot: what the proxy would have.
+fn contents(snapshot: &Snapshot) -> Vec<(ResourceType, Arc<str>, bytes::Bytes)> {
+    let each = |kind| snapshot.of(kind).iter().map(move |r| (kind, r.name.clone(), r.any.clone()));
+    ResourceType::ALL.into_iter().flat_map(each).collect()
+}
+
+/// What a fresh start over these objects publishes to `key`.
+fn from_scratch(
+    objects: &BTreeMap<ObjectRef, Object>,
+    mesh: &MeshConfig,
+    key: &SlotKey,
+) -> Option<Vec<(ResourceType, Arc<str>, bytes::Bytes)>> {
+    let mut fresh = Publisher::default();
+    fresh.store.set_mesh(mesh.clone());
+    for object in objects.values() {
+        fresh.store.apply(object.clone());
+    }
+    fresh.pending = Affected::all(&fresh.store);
+    fresh.commit();
+    fresh.subscribe(key).ok().map(|receiver| contents(&receiver.borrow()))
+}
+
+struct World {
+    publisher: Publisher,
+    objects: BTreeMap<ObjectRef, Object>,
+    mesh: MeshConfig,
+    receivers: HashMap<SlotKey, (Receiver<Arc<Snapshot>>, Vec<(ResourceType, Arc<str>, bytes::Bytes)>)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            publisher: publisher([]),
+            objects: BTreeMap::new(),
+            mesh: MeshConfig::default(),
+            receivers: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Apply(object) => {
+                self.objects.insert(crate::store::reference(&object), object.clone());
+                apply(&mut self.publisher, object);
+            }
+            Step::Delete(index) => {
+                let Some(reference) = self.objects.keys().nth(index % self.objects.len().max(1)).cloned()
+                else {
+                    return;
+                };
+                self.objects.remove(&reference);
+                let edit = self.publisher.store.remove(&reference);
+                self.publisher.edited(&edit);
+            }
+            Step::Mesh(mesh) => {
+                self.mesh = mesh.clone();
+                let edit = self.publisher.store.set_mesh(mesh);
+                self.publisher.edited(&edit);
+            }
+            Step::Commit => self.commit(),
+        }
+    }
+
+    fn commit(&mut self) {
+        self.publisher.commit();
+        for key in keys() {
+            let expected = from_scratch(&self.objects, &self.mesh, &key);
+            // A session that was ended comes back, as a proxy would.
+            let ended = self.receivers.get(&key).is_none_or(|(receiver, _)| receiver.has_changed().is_err());
+            if ended {
+                self.receivers.remove(&key);
+                match self.publisher.subscribe(&key) {
+                    Ok(mut receiver) => {
+                        let now = contents(&receiver.borrow_and_update());
+                        self.receivers.insert(key.clone(), (receiver, now));
+                    }
+                    Err(refusal) => assert_eq!(expected, None, "{refusal}"),
+                }
+            }
+            let Some((receiver, before)) = self.receivers.get_mut(&key) else { continue };
+            let sent = receiver.has_changed().unwrap();
+            let now = contents(&receiver.borrow_and_update());
+            assert_eq!(sent, now != *before, "sent exactly if something differs");
+            assert!(Some(&now) == expected.as_ref(), "{:?} differs from a fresh start", key.workload);
+            *before = now;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn incremental_equals_from_scratch(steps in prop::collection::vec(step(), 1..40)) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+        }
+        world.commit();
+    }
+}

@@ -1,0 +1,374 @@
+//! What the mesh consists of, as last understood: one generic table per kind and the indices that questions need.
+//! Dumb on purpose: no parsing, no selection, no precedence, no encoding.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crds::{Kind, Object, ObjectRef};
+use mesh::{EndpointSlice, MeshConfig, Service, Workload, WorkloadKind};
+use policy::{ObjectName, PolicySet, Scope};
+
+/// Objects of one kind by namespace and name.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Objects<T>(BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<T>>>);
+
+impl<T> Default for Objects<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Objects<T> {
+    pub(crate) fn get(&self, id: &ObjectName) -> Option<&Arc<T>> {
+        self.0.get(&id.namespace)?.get(&id.name)
+    }
+
+    pub(crate) fn namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<T>> {
+        self.0.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = ObjectName> + '_ {
+        let name = |ns: &Arc<str>, name: &Arc<str>| ObjectName { namespace: ns.clone(), name: name.clone() };
+        self.0.iter().flat_map(move |(ns, objects)| objects.keys().map(move |n| name(ns, n)))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    /// Sets or (with `None`) removes one object; the one that was there.
+    fn set(&mut self, id: &ObjectName, object: Option<Arc<T>>) -> Option<Arc<T>> {
+        match object {
+            Some(object) => self.0.entry(id.namespace.clone()).or_default().insert(id.name.clone(), object),
+            None => {
+                let objects = self.0.get_mut(&id.namespace)?;
+                let old = objects.remove(&id.name);
+                if objects.is_empty() {
+                    self.0.remove(&id.namespace);
+                }
+                old
+            }
+        }
+    }
+}
+
+/// What one change did to the store; the input of [`crate::affected`].
+#[derive(Debug)]
+pub(crate) enum Edit {
+    /// Equal content, or a kind that decides nothing.
+    Nothing,
+    /// A policy; `mtls` if it is a PeerAuthentication, which clients of its workloads see too.
+    Policy {
+        namespace: Arc<str>,
+        mtls: bool,
+    },
+    Service(ObjectName),
+    Workload {
+        old: Option<Arc<Workload>>,
+        new: Option<Arc<Workload>>,
+    },
+    /// Names of the services whose endpoints an EndpointSlice said or says.
+    Slice(BTreeSet<ObjectName>),
+    Mesh,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) mesh: Arc<MeshConfig>,
+    /// Its scope follows `mesh`, except for `providers`, which the publisher resolves.
+    pub(crate) policies: PolicySet,
+    pub(crate) namespaces: BTreeSet<Arc<str>>,
+    pub(crate) service_accounts: BTreeSet<ObjectName>,
+    pub(crate) services: Objects<Service>,
+    pods: Objects<Workload>,
+    entries: Objects<Workload>,
+    slices: Objects<EndpointSlice>,
+    /// Workloads by each of their addresses.
+    by_address: HashMap<IpAddr, BTreeSet<(Rank, ObjectName)>>,
+    /// EndpointSlices by the service they belong to.
+    slices_of: BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
+    /// Services by the addresses their EndpointSlices mention.
+    mentioned: HashMap<IpAddr, BTreeMap<ObjectName, usize>>,
+}
+
+/// A Pod wins over a WorkloadEntry of the same name or address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Pod,
+    Entry,
+}
+
+impl From<WorkloadKind> for Rank {
+    fn from(kind: WorkloadKind) -> Self {
+        match kind {
+            WorkloadKind::Pod => Self::Pod,
+            WorkloadKind::WorkloadEntry => Self::Entry,
+        }
+    }
+}
+
+/// Namespace and name of a workload.
+pub(crate) fn workload_name(workload: &Workload) -> ObjectName {
+    ObjectName { namespace: workload.namespace.clone(), name: workload.name.clone() }
+}
+
+/// Namespace and name of a service.
+pub(crate) fn service_name(service: &Service) -> ObjectName {
+    ObjectName { namespace: service.namespace.clone(), name: service.name.clone() }
+}
+
+/// What identifies `object` across its versions.
+pub(crate) fn reference(object: &Object) -> ObjectRef {
+    let (kind, id) = match object {
+        Object::Namespace { name, .. } => (Kind::Namespace, ObjectName::new("", name.clone())),
+        Object::ServiceAccount(id) => (Kind::ServiceAccount, id.clone()),
+        Object::Service(service) => (Kind::Service, service_name(service)),
+        Object::Workload(workload) => match workload.kind {
+            WorkloadKind::Pod => (Kind::Pod, workload_name(workload)),
+            WorkloadKind::WorkloadEntry => (Kind::WorkloadEntry, workload_name(workload)),
+        },
+        Object::EndpointSlice(s) => {
+            (Kind::EndpointSlice, ObjectName { namespace: s.namespace.clone(), name: s.name.clone() })
+        }
+        Object::PeerAuthentication(p) => (Kind::PeerAuthentication, p.meta.id.clone()),
+        Object::RequestAuthentication(p) => (Kind::RequestAuthentication, p.meta.id.clone()),
+        Object::AuthorizationPolicy(p) => (Kind::AuthorizationPolicy, p.meta.id.clone()),
+    };
+    ObjectRef { kind, id }
+}
+
+impl Store {
+    /// Takes over a created or changed object.
+    pub(crate) fn apply(&mut self, object: Object) -> Edit {
+        match object {
+            Object::Namespace { name, labels: _ } => {
+                self.namespaces.insert(name);
+                Edit::Nothing
+            }
+            Object::ServiceAccount(id) => {
+                self.service_accounts.insert(id);
+                Edit::Nothing
+            }
+            Object::Service(service) => self.set_service(&service_name(&service), Some(service)),
+            Object::Workload(workload) => {
+                self.set_workload(&workload_name(&workload), workload.kind, Some(workload))
+            }
+            Object::EndpointSlice(slice) => {
+                let id = ObjectName { namespace: slice.namespace.clone(), name: slice.name.clone() };
+                self.set_slice(&id, Some(slice))
+            }
+            Object::PeerAuthentication(new) => {
+                let id = new.meta.id.clone();
+                let here = self.policies.namespace(&id.namespace).and_then(|n| n.peer.get(&id.name));
+                let equal = here.is_some_and(|old| **old == new);
+                self.policies.put_peer(Arc::new(new));
+                policy_edit(&id, true, equal)
+            }
+            Object::RequestAuthentication(new) => {
+                let id = new.meta.id.clone();
+                let here = self.policies.namespace(&id.namespace).and_then(|n| n.request.get(&id.name));
+                let equal = here.is_some_and(|old| **old == new);
+                self.policies.put_request(Arc::new(new));
+                policy_edit(&id, false, equal)
+            }
+            Object::AuthorizationPolicy(new) => {
+                let id = new.meta.id.clone();
+                let here = self.policies.namespace(&id.namespace).and_then(|n| n.authorization.get(&id.name));
+                let equal = here.is_some_and(|old| **old == new);
+                self.policies.put_authorization(Arc::new(new));
+                policy_edit(&id, false, equal)
+            }
+        }
+    }
+
+    /// Forgets an object that was explicitly deleted.
+    pub(crate) fn remove(&mut self, object: &ObjectRef) -> Edit {
+        let ObjectRef { kind, id } = object;
+        match kind {
+            Kind::Namespace => {
+                self.namespaces.remove(&id.name);
+                Edit::Nothing
+            }
+            Kind::ServiceAccount => {
+                self.service_accounts.remove(id);
+                Edit::Nothing
+            }
+            Kind::Service => self.set_service(id, None),
+            Kind::Pod => self.set_workload(id, WorkloadKind::Pod, None),
+            Kind::WorkloadEntry => self.set_workload(id, WorkloadKind::WorkloadEntry, None),
+            Kind::EndpointSlice => self.set_slice(id, None),
+            Kind::PeerAuthentication => {
+                self.policies.remove_peer(id);
+                policy_edit(id, true, false)
+            }
+            Kind::RequestAuthentication => {
+                self.policies.remove_request(id);
+                policy_edit(id, false, false)
+            }
+            Kind::AuthorizationPolicy => {
+                self.policies.remove_authorization(id);
+                policy_edit(id, false, false)
+            }
+        }
+    }
+
+    /// Takes over a mesh configuration.
+    pub(crate) fn set_mesh(&mut self, mesh: MeshConfig) -> Edit {
+        if *self.mesh == mesh {
+            return Edit::Nothing;
+        }
+        self.policies.scope = Scope {
+            root_namespace: mesh.root_namespace.clone(),
+            trust_domain: mesh.trust_domain.clone(),
+            trust_domain_aliases: mesh.trust_domain_aliases.clone(),
+            providers: std::mem::take(&mut self.policies.scope.providers),
+        };
+        self.mesh = Arc::new(mesh);
+        Edit::Mesh
+    }
+
+    fn set_service(&mut self, id: &ObjectName, new: Option<Service>) -> Edit {
+        let new = new.map(Arc::new);
+        if self.services.set(id, new.clone()) == new { Edit::Nothing } else { Edit::Service(id.clone()) }
+    }
+
+    fn set_workload(&mut self, id: &ObjectName, kind: WorkloadKind, new: Option<Workload>) -> Edit {
+        let new = new.map(Arc::new);
+        let table = match kind {
+            WorkloadKind::Pod => &mut self.pods,
+            WorkloadKind::WorkloadEntry => &mut self.entries,
+        };
+        let old = table.set(id, new.clone());
+        if old == new {
+            return Edit::Nothing;
+        }
+        let key = (Rank::from(kind), id.clone());
+        for address in old.iter().flat_map(|w| &w.addresses) {
+            if let Some(holders) = self.by_address.get_mut(address) {
+                holders.remove(&key);
+                if holders.is_empty() {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+        for address in new.iter().flat_map(|w| &w.addresses) {
+            self.by_address.entry(*address).or_default().insert(key.clone());
+        }
+        Edit::Workload { old, new }
+    }
+
+    fn set_slice(&mut self, id: &ObjectName, new: Option<EndpointSlice>) -> Edit {
+        let new = new.map(Arc::new);
+        let old = self.slices.set(id, new.clone());
+        if old == new {
+            return Edit::Nothing;
+        }
+        let service =
+            |s: &EndpointSlice| ObjectName { namespace: s.namespace.clone(), name: s.service.clone() };
+        if let Some(old) = &old {
+            let owner = service(old);
+            if let Some(names) = self.slices_of.get_mut(&owner) {
+                names.remove(&id.name);
+                if names.is_empty() {
+                    self.slices_of.remove(&owner);
+                }
+            }
+            for address in old.endpoints.iter().flat_map(|e| &e.addresses) {
+                self.forget_mention(*address, &owner);
+            }
+        }
+        if let Some(new) = &new {
+            let owner = service(new);
+            self.slices_of.entry(owner.clone()).or_default().insert(id.name.clone());
+            for address in new.endpoints.iter().flat_map(|e| &e.addresses) {
+                *self.mentioned.entry(*address).or_default().entry(owner.clone()).or_default() += 1;
+            }
+        }
+        Edit::Slice(old.iter().chain(&new).map(|slice| service(slice)).collect())
+    }
+
+    fn forget_mention(&mut self, address: IpAddr, service: &ObjectName) {
+        let Some(services) = self.mentioned.get_mut(&address) else { return };
+        if let Some(count) = services.get_mut(service) {
+            *count -= 1;
+            if *count == 0 {
+                services.remove(service);
+            }
+        }
+        if services.is_empty() {
+            self.mentioned.remove(&address);
+        }
+    }
+
+    /// The workload of that name; a Pod where a WorkloadEntry has the same one.
+    pub(crate) fn workload(&self, id: &ObjectName) -> Option<&Arc<Workload>> {
+        self.pods.get(id).or_else(|| self.entries.get(id))
+    }
+
+    /// The workload at that address; the first by kind, namespace and name where several claim it.
+    pub(crate) fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        let (rank, id) = self.by_address.get(&address)?.first()?;
+        match rank {
+            Rank::Pod => self.pods.get(id),
+            Rank::Entry => self.entries.get(id),
+        }
+    }
+
+    /// The workloads of a namespace, without the WorkloadEntries that a Pod of the same name hides.
+    pub(crate) fn workloads_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let hidden = |w: &&Arc<Workload>| self.pods.get(&workload_name(w)).is_none();
+        self.pods.namespace(namespace).chain(self.entries.namespace(namespace).filter(hidden))
+    }
+
+    /// Every workload, as [`Self::workloads_in`].
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        let hidden = |w: &&Arc<Workload>| self.pods.get(&workload_name(w)).is_none();
+        self.pods.iter().chain(self.entries.iter().filter(hidden))
+    }
+
+    /// The EndpointSlices of a service, by name.
+    pub(crate) fn slices_of(&self, service: &ObjectName) -> Vec<&EndpointSlice> {
+        let id = |name: &Arc<str>| ObjectName { namespace: service.namespace.clone(), name: name.clone() };
+        let names = self.slices_of.get(service).into_iter().flatten();
+        names.filter_map(|name| self.slices.get(&id(name)).map(|slice| &**slice)).collect()
+    }
+
+    /// The services that `workload` may stand behind: those of its namespace, and those anywhere whose EndpointSlices
+    /// mention one of its addresses.
+    pub(crate) fn services_around<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = ObjectName> + 'a {
+        let own = self.services.namespace(&workload.namespace).map(|s| service_name(s));
+        let mentioned = workload.addresses.iter().filter_map(|a| self.mentioned.get(a));
+        own.chain(mentioned.flat_map(|services| services.keys().cloned()))
+    }
+
+    /// Number of objects of each kind, for metrics.
+    pub(crate) fn counts(&self) -> [(Kind, usize); 9] {
+        let policies = || self.policies.namespaces().map(|(_, policies)| policies);
+        [
+            (Kind::Namespace, self.namespaces.len()),
+            (Kind::ServiceAccount, self.service_accounts.len()),
+            (Kind::Service, self.services.len()),
+            (Kind::Pod, self.pods.len()),
+            (Kind::WorkloadEntry, self.entries.len()),
+            (Kind::EndpointSlice, self.slices.len()),
+            (Kind::PeerAuthentication, policies().map(|p| p.peer.len()).sum()),
+            (Kind::RequestAuthentication, policies().map(|p| p.request.len()).sum()),
+            (Kind::AuthorizationPolicy, policies().map(|p| p.authorization.len()).sum()),
+        ]
+    }
+}
+
+fn policy_edit(id: &ObjectName, mtls: bool, equal: bool) -> Edit {
+    if equal { Edit::Nothing } else { Edit::Policy { namespace: id.namespace.clone(), mtls } }
+}
+
+#[cfg(test)]
+mod tests;
