@@ -1,56 +1,69 @@
-//! Wire formats: one file per kind, its validation (semantics §1), and `TryFrom` into `policy` and `mesh`.
+//! Wire formats: one file per kind, its validation (semantics §1), and its conversion into `policy` and `mesh`.
 //! Reads text and values only; never a file, never a cluster.
+//!
+//! ```text
+//! text ─read─► Document…     one per YAML document or List item, each with its own outcome
+//! JSON value ─parse─► Parsed  the same for one object (admission, the API server)
+//!                      └─ Object | Invalid { closed value } | Unreadable | Unsupported, plus findings
+//! ```
+//!
+//! Reading is total: an object with errors still has a closed value (design decision 5, `degrade`), which its source
+//! enforces only while there is no earlier, good version.
 
-use std::sync::Arc;
+mod authorization_policy;
+mod degrade;
+mod endpoint_slice;
+mod finding;
+pub mod mesh_config;
+mod meta;
+mod namespace;
+mod object;
+mod parse;
+mod path;
+mod peer_authentication;
+mod pod;
+mod read;
+mod request_authentication;
+mod salvage;
+mod selector;
+mod service;
+mod service_account;
+mod values;
+mod when;
+mod wire;
+mod workload_entry;
 
-/// One object, understood.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    Namespace { name: Arc<str>, labels: std::collections::BTreeMap<String, String> },
-    ServiceAccount(policy::ObjectName),
-    Service(mesh::Service),
-    Workload(mesh::Workload),
-    EndpointSlice(mesh::EndpointSlice),
-    PeerAuthentication(policy::PeerAuthentication),
-    RequestAuthentication(policy::RequestAuthentication),
-    AuthorizationPolicy(policy::AuthorizationPolicy),
+pub use finding::{Finding, Severity};
+pub use object::{Kind, Object, ObjectRef};
+pub use parse::{Closed, Content, Parsed, parse};
+pub use read::{Document, MAX_DOCUMENT, MAX_FILE, read};
+
+/// The wire types, one module per kind.
+pub mod spec {
+    pub use crate::authorization_policy::{
+        Action, AuthorizationPolicySpec, Condition, From, Operation, Provider, Rule, Source, To,
+    };
+    pub use crate::endpoint_slice::EndpointSliceDocument;
+    pub use crate::peer_authentication::{Mode, MutualTls, PeerAuthenticationSpec};
+    pub use crate::pod::{PodSpec, PodStatus};
+    pub use crate::request_authentication::{
+        ClaimToHeader, JwtHeader, JwtRule, Presence, RequestAuthenticationSpec,
+    };
+    pub use crate::selector::{PolicyTargetReference, WorkloadSelector};
+    pub use crate::service::ServiceSpec;
+    pub use crate::workload_entry::WorkloadEntrySpec;
 }
 
-/// Identifies an object across versions of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectRef {
-    pub kind: Kind,
-    /// Empty namespace for cluster-scoped kinds.
-    pub id: policy::ObjectName,
+/// A policy as it was read: what it means, or its closed value.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    object: Object,
+    /// What it applies to could not be read, so it applies to its whole namespace.
+    scope_unknown: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    Namespace,
-    ServiceAccount,
-    Service,
-    Pod,
-    WorkloadEntry,
-    EndpointSlice,
-    PeerAuthentication,
-    RequestAuthentication,
-    AuthorizationPolicy,
-}
-
-/// A problem with an object: what, where in it, and how bad.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub severity: Severity,
-    /// E.g. `spec.rules[0].from[0].source.principal`; empty if it is about the whole document.
-    pub field: String,
-    pub message: String,
-    /// 1-based, within the file, where known.
-    pub line: Option<usize>,
-    pub column: Option<usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Warning,
-    Error,
+impl Reading {
+    fn understood(object: Object) -> Self {
+        Self { object, scope_unknown: false }
+    }
 }

@@ -1,0 +1,77 @@
+//! WorkloadEntry (networking.istio.io): the wire type and its conversion into a workload (semantics §1.6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh::{Workload, WorkloadKind};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::finding::Issues;
+use crate::meta::Metadata;
+use crate::object::Object;
+use crate::path::At;
+use crate::pod::TLS_MODE;
+use crate::wire;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Document {
+    spec: WorkloadEntrySpec,
+}
+
+/// `spec`, as far as anything here needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkloadEntrySpec {
+    /// An IP address. A host name (which Istio resolves in DNS) and `unix://` have none.
+    pub address: String,
+    pub ports: BTreeMap<String, u32>,
+    pub labels: BTreeMap<String, String>,
+    pub service_account: String,
+}
+
+pub(crate) fn read(
+    metadata: &Metadata,
+    document: &Map<String, Value>,
+    issues: &mut Issues,
+) -> Option<Object> {
+    let Document { spec } = wire::read(document, issues)?;
+    let WorkloadEntrySpec { address, ports, labels, service_account } = spec;
+    let at = At::ROOT.key("spec");
+    let named_ports = ports
+        .into_iter()
+        .filter_map(|(name, number)| {
+            let number = wire::port(number, &at.key("ports").key(&name), issues)?;
+            Some((name, number))
+        })
+        .collect();
+    let addresses = if address.is_empty() {
+        Vec::new()
+    } else {
+        wire::address(&address, &at.key("address"), issues).into_iter().collect()
+    };
+    // Both count; where they differ, Istio believes the metadata.
+    let mut all = labels;
+    all.extend(metadata.labels.clone());
+    let mutual_tls = match all.get(TLS_MODE) {
+        Some(mode) => mode == "istio",
+        None => !service_account.is_empty(),
+    };
+    let Metadata { name, namespace, labels: _, annotations: _, created } = metadata;
+    Some(Object::Workload(Workload {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        kind: WorkloadKind::WorkloadEntry,
+        labels: Arc::new(all),
+        service_account: if service_account.is_empty() { "default".into() } else { service_account.into() },
+        addresses,
+        named_ports,
+        mutual_tls,
+        ready: true,
+        created: *created,
+    }))
+}
+
+#[cfg(test)]
+mod tests;
