@@ -2,6 +2,8 @@
 
 mod demo;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -13,13 +15,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a zero-trust shop on this machine and show what is let through
+    Demo(demo::DemoArgs),
     #[command(hide = true)]
     DemoApp(demo::app::AppArgs),
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::DemoApp(args) => demo::app::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::DemoApp(args) => demo::app::run(args).await.map(|()| ExitCode::SUCCESS),
     }
 }

@@ -18,6 +18,8 @@
 
 pub mod client;
 pub mod control;
+pub mod grpc;
+pub mod jwt;
 pub mod net;
 pub mod pki;
 pub mod pod;
@@ -35,6 +37,7 @@ use anyhow::{Context, Result, bail};
 
 pub use client::{ALLOWED, Answer, Caller, DENIED, Got, UNAUTHENTICATED, get, next, request};
 pub use control::ControlPlane;
+pub use jwt::{Signer, in_seconds};
 pub use net::{Family, Namespace, Network};
 pub use pki::{Authority, Credential, Leaf};
 pub use pod::{Capture, Pod, PodSpec, Protocol};

@@ -54,7 +54,8 @@ fn files_keep_their_size_budget() {
 
 #[test]
 fn members_inherit_lints_and_package_fields() {
-    let manifests: Vec<_> = tracked("Cargo.toml").into_iter().filter(|(name, _)| name != "Cargo.toml").collect();
+    let manifests: Vec<_> =
+        tracked("Cargo.toml").into_iter().filter(|(name, _)| name != "Cargo.toml").collect();
     assert!(manifests.len() >= 15);
     for (name, text) in manifests {
         assert!(text.contains("[lints]\nworkspace = true"), "{name} does not inherit the workspace lints");
@@ -69,7 +70,10 @@ fn members_inherit_lints_and_package_fields() {
 #[test]
 fn every_allow_has_a_reason_and_every_crate_says_what_it_does() {
     for (name, text) in rust_files() {
-        for line in text.lines().filter(|line| line.trim_start().starts_with("#[allow(") || line.contains("#![allow(")) {
+        for line in text
+            .lines()
+            .filter(|line| line.trim_start().starts_with("#[allow(") || line.contains("#![allow("))
+        {
             assert!(line.contains("reason") || text.contains("reason ="), "{name}: {line}");
         }
         if name.ends_with("src/lib.rs") || name.ends_with("src/main.rs") {
@@ -115,8 +119,12 @@ fn no_key_material_and_no_foreign_place_in_the_tree() {
     for (name, text) in tracked("") {
         let pem = text.contains(marker) || text.contains(ec);
         assert!(!pem || name.ends_with(".rs"), "{name} holds a private key");
-        for host in ["pypi.org", "crates.io/api", "proxy.golang.org", "deb.debian.org", "registry.npmjs.org"] {
-            assert!(!text.contains(host) || name == "tests/tests/tidy.rs" || name == "Cargo.lock", "{name} names {host}");
+        for host in ["pypi.org", "crates.io/api", "proxy.golang.org", "deb.debian.org", "registry.npmjs.org"]
+        {
+            assert!(
+                !text.contains(host) || name == "tests/tests/tidy.rs" || name == "Cargo.lock",
+                "{name} names {host}"
+            );
         }
     }
 }

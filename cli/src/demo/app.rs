@@ -3,6 +3,7 @@
 //! Speaks HTTP/1.1 and HTTP/2 without TLS, gRPC and lines over raw TCP, on any number of listeners. It knows nothing
 //! of certificates, tokens or policies: whatever is refused, an Envoy in front of it refused.
 
+mod grpc;
 mod http;
 mod next;
 mod tcp;
@@ -36,7 +37,7 @@ pub(crate) struct AppArgs {
     /// PROTOCOL=ADDR:PORT or PROTOCOL=unix:PATH with PROTOCOL http (HTTP/1.1, HTTP/2, gRPC), grpc, tcp (lines) or auto; can be repeated
     #[arg(long = "listen", value_name = "PROTOCOL=ADDR", required = true)]
     pub(crate) listen: Vec<Listen>,
-    /// Requests below PREFIX are also sent on: PREFIX=http://HOST:PORT/PATH or PREFIX=tcp://ADDR:PORT; can be repeated
+    /// GET requests below PREFIX are also sent on: PREFIX=http://HOST:PORT/PATH or PREFIX=tcp://ADDR:PORT; can be repeated
     #[arg(long = "next", value_name = "PREFIX=URL")]
     pub(crate) next: Vec<Next>,
     /// The HTTP forward proxy through which requests are sent on (default: straight to the host of the URL)

@@ -18,6 +18,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::task::JoinHandle;
 
+use super::grpc::{Echo, OneConnection};
 use super::net::Namespace;
 use super::pki::Credential;
 
@@ -60,7 +61,7 @@ impl fmt::Display for Got {
 
 impl Got {
     /// What an error says: a TLS alert if there is one among its causes, else a closed connection.
-    fn from_error(error: &(dyn Error + 'static)) -> Self {
+    pub(super) fn from_error(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(error) = cause {
             let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -160,6 +161,21 @@ impl Caller {
                 .map_err(|e| Got::from_error(&e))?;
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Http { sender: Sender::Two(sender), driver })
+    }
+
+    /// The echo service over a connection of its own.
+    ///
+    /// # Errors
+    /// What the caller saw instead of a connection.
+    pub async fn grpc(&self, to: SocketAddr) -> Result<Echo, Got> {
+        let stream = self.connect(to, HTTP2).await?;
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .map_err(|e| Got::from_error(&e))?;
+        // It ends with its last sender.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Echo::new(OneConnection(sender)))
     }
 
     /// A raw TCP connection for lines.

@@ -1,6 +1,6 @@
 //! `countersign.echo.v1.Echo` on the HTTP listeners, chosen by content type.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,25 +22,25 @@ pub(super) fn is(request: &Request<Incoming>) -> bool {
 }
 
 pub(super) async fn answer(app: &Arc<App>, request: Request<Incoming>) -> HttpResponse<Body> {
-    let mut server = EchoServer::new(Service_(app.clone()));
+    let mut server = EchoServer::new(Answers(app.clone()));
     match server.call(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
 }
 
-struct Service_(Arc<App>);
+struct Answers(Arc<App>);
 
 /// What the server saw: the call's metadata and, as `peer`, the direct caller's verified identity.
-fn seen(metadata: &MetadataMap) -> HashMap<String, String> {
+fn seen(metadata: &MetadataMap) -> BTreeMap<String, String> {
     let map: HeaderMap = metadata.clone().into_headers();
-    let mut seen: HashMap<_, _> = http::headers(&map).into_iter().collect();
+    let mut seen = http::headers(&map);
     seen.extend(http::peer(&map).map(|peer| ("peer".to_owned(), peer)));
     seen
 }
 
 #[tonic::async_trait]
-impl Echo for Service_ {
+impl Echo for Answers {
     async fn say(&self, call: Call<SayRequest>) -> Result<Response<SayResponse>, Status> {
         let metadata = seen(call.metadata());
         let SayRequest { text } = call.into_inner();
@@ -55,10 +55,11 @@ impl Echo for Service_ {
         let app = self.0.name.clone();
         let ticks = tokio::time::interval(Duration::from_millis(u64::from(interval_milliseconds.max(1))));
         let mut n = 0;
-        let messages = tokio_stream::wrappers::IntervalStream::new(ticks).take(count as usize).map(move |_| {
-            n += 1;
-            Ok(SayResponse { text: (n - 1).to_string(), app: app.clone(), metadata: metadata.clone() })
-        });
+        let messages =
+            tokio_stream::wrappers::IntervalStream::new(ticks).take(count as usize).map(move |_| {
+                n += 1;
+                Ok(SayResponse { text: (n - 1).to_string(), app: app.clone(), metadata: metadata.clone() })
+            });
         Ok(Response::new(Box::pin(messages)))
     }
 }

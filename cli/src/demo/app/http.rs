@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use tonic::body::Body;
 
-use super::{App, Stream, next};
+use super::{App, Stream, grpc, next};
 
 /// Bytes of a request's body that are read and counted; a longer one is answered 413.
 const MAX_BODY: usize = 1 << 20;
@@ -40,6 +40,9 @@ pub(super) async fn serve(stream: Stream, app: Arc<App>) {
 }
 
 async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+    if grpc::is(&request) {
+        return grpc::answer(&app, request).await;
+    }
     if request.uri().path() == "/stream" {
         return stream(&app.name, request.uri().query().unwrap_or_default());
     }
@@ -59,7 +62,7 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
         "body_bytes": body.len(),
     });
     let mut status = StatusCode::OK;
-    if let Some(next) = app.next.iter().find(|next| next.applies(parts.uri.path())) {
+    if let Some(next) = app.next.iter().find(|next| next.applies(&parts)) {
         match next::send(next, &app, &parts, body).await {
             Ok(value) => seen["next"] = value,
             Err(why) => {

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use ::http::{Request, Uri, header, request::Parts};
+use ::http::{Method, Request, Uri, header, request::Parts};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What an application hands on unchanged: the end user's token and what tests mark requests with.
 const HANDED_ON: [&str; 3] = ["authorization", "x-request-id", "x-tenant"];
 
-/// `PREFIX=URL`: a request below PREFIX is also sent to URL with the rest of its path appended.
+/// `PREFIX=URL`: a GET request below PREFIX is also sent to URL with the rest of its path appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Next {
     prefix: String,
@@ -51,8 +51,8 @@ impl FromStr for Next {
 }
 
 impl Next {
-    pub(super) fn applies(&self, path: &str) -> bool {
-        path.starts_with(&self.prefix)
+    pub(super) fn applies(&self, request: &Parts) -> bool {
+        request.method == Method::GET && request.uri.path().starts_with(&self.prefix)
     }
 
     fn rest<'a>(&self, path: &'a str) -> &'a str {
@@ -125,7 +125,11 @@ mod tests {
     #[test]
     fn what_is_sent_on_and_where_to() {
         let next: Next = "/shop/=http://orders:8080/orders/".parse().unwrap();
-        assert!(next.applies("/shop/42") && !next.applies("/other"));
+        let parts = |method: &str, path: &str| {
+            Request::builder().method(method).uri(path).body(()).unwrap().into_parts().0
+        };
+        assert!(next.applies(&parts("GET", "/shop/42")));
+        assert!(!next.applies(&parts("GET", "/other")) && !next.applies(&parts("POST", "/shop/42")));
         assert_eq!(
             (next.authority.as_str(), next.path.as_str(), next.rest("/shop/42")),
             ("orders:8080", "/orders/", "42")
