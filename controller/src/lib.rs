@@ -7,12 +7,107 @@
 //!                                          equal? same Arc                equal hash? same table, nothing sent
 //! ```
 
+mod actor;
 mod affected;
 mod effective;
 mod endpoints;
 mod guard;
+mod metrics;
 mod publish;
+mod report;
+pub mod status;
 mod store;
 
 #[cfg(test)]
 mod fixtures;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use mesh::{MeshConfig, Workload};
+use policy::ObjectName;
+use runtime::http::Reasons;
+use source::Change;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use actor::SourceEnded;
+pub use status::Report;
+
+use actor::{Actor, Command, Registry};
+use metrics::Metrics;
+
+/// Commands that may wait for the owner of the state; more make their senders wait.
+const COMMANDS: usize = 1024;
+
+/// Starts the owner of the state.
+#[derive(Debug)]
+pub struct Controller;
+
+impl Controller {
+    /// The handle that everybody else uses, and the task to run; the process ends when the task does.
+    pub fn start(
+        metrics: &runtime::Metrics,
+        changes: mpsc::Receiver<Change>,
+    ) -> (Handle, impl Future<Output = Result<(), SourceEnded>> + Send + 'static) {
+        let metrics = metrics.register(Metrics::new);
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let (ready_sender, ready) = watch::channel(Err(vec!["starting".to_owned()]));
+        let (registry_sender, registry) = watch::channel(Arc::new(Registry::default()));
+        let actor = Actor::new(metrics, ready_sender, registry_sender);
+        (Handle { commands, ready, registry }, actor.run(changes, received))
+    }
+}
+
+/// What other parts of the process may ask. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    ready: watch::Receiver<Result<(), Reasons>>,
+    registry: watch::Receiver<Arc<Registry>>,
+}
+
+/// What the registry says of a name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Registered {
+    /// The first list is not complete: nobody knows yet.
+    NotReady,
+    Unknown,
+    Workload(Arc<Workload>),
+}
+
+impl Handle {
+    /// Whether everything is complete and followed.
+    ///
+    /// # Errors
+    /// The reasons why not.
+    pub fn ready(&self) -> Result<(), Reasons> {
+        self.ready.borrow().clone()
+    }
+
+    /// Waits for the first readiness, or until the controller is gone.
+    pub async fn wait_ready(&self) {
+        let _ = self.ready.clone().wait_for(Result::is_ok).await;
+    }
+
+    /// The Pod or WorkloadEntry of that name.
+    pub fn workload(&self, namespace: &str, name: &str) -> Registered {
+        let registry = self.registry.borrow();
+        if !registry.complete {
+            return Registered::NotReady;
+        }
+        let found = registry.workloads.get(&ObjectName::new(namespace, name));
+        found.map_or(Registered::Unknown, |workload| Registered::Workload(workload.clone()))
+    }
+
+    /// The mesh configuration in force; Istio's defaults before the first list.
+    pub fn mesh(&self) -> Arc<MeshConfig> {
+        self.registry.borrow().mesh.clone()
+    }
+
+    /// Everything that `/status` shows; `None` if the controller is gone.
+    pub async fn status(&self) -> Option<Report> {
+        let (reply, report) = oneshot::channel();
+        self.commands.send(Command::Report(reply)).await.ok()?;
+        report.await.ok()
+    }
+}

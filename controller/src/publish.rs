@@ -86,6 +86,8 @@ struct Slot {
     private: Option<Private>,
     /// Own resources, `private` among them.
     own: Tables,
+    /// The generation that last changed each type for these proxies.
+    changed: [u64; 5],
 }
 
 /// The outbound side of one proxy, and what it was made from.
@@ -131,6 +133,11 @@ impl Publisher {
         self.pending.merge(affected(&self.store, edit));
     }
 
+    /// Notes that everything is to be computed: the first list is complete.
+    pub(crate) fn first_list(&mut self) {
+        self.pending = Affected::all(&self.store);
+    }
+
     /// Recomputes what the edits since the last commit affect, and publishes it. The number of slots that got a new
     /// snapshot.
     pub(crate) fn commit(&mut self) -> usize {
@@ -163,11 +170,16 @@ impl Publisher {
         let group = group.map_err(|_| Refusal::Failed(key.workload.clone()))?;
         let sender = watch::Sender::new(Arc::new(Snapshot::new(self.generation)));
         let own = group.tables.clone();
-        let mut slot = Slot { sender, group, private: None, own };
+        let mut slot = Slot { sender, group, private: None, own, changed: [self.generation; 5] };
         self.publish(key, &subject, &mut slot);
         let receiver = slot.sender.subscribe();
         self.slots.insert(key.clone(), slot);
         Ok(receiver)
+    }
+
+    /// The generation that last changed each type for these proxies; `None` if nobody is connected.
+    pub(crate) fn changed(&self, key: &SlotKey) -> Option<[u64; 5]> {
+        self.slots.get(key).map(|slot| slot.changed)
     }
 
     /// The policy in force at a registered workload, whether or not a proxy is connected.
@@ -313,11 +325,15 @@ impl Publisher {
             layers.own = slot.own[kind as usize].clone();
         }
         slot.sender.send_if_modified(|current| {
-            let same = ResourceType::ALL.iter().all(|kind| current.of(*kind).same(snapshot.of(*kind)));
-            if !same {
+            let changed = |kind: &ResourceType| !current.of(*kind).same(snapshot.of(*kind));
+            let changed: Vec<ResourceType> = ResourceType::ALL.into_iter().filter(changed).collect();
+            for kind in &changed {
+                slot.changed[*kind as usize] = *generation;
+            }
+            if !changed.is_empty() {
                 *current = Arc::new(snapshot);
             }
-            !same
+            !changed.is_empty()
         })
     }
 }
@@ -394,18 +410,6 @@ fn providers(store: &Store) -> BTreeMap<Arc<str>, Provider> {
         }
     }
     found
-}
-
-/// Names of the workloads that some policy of `namespace` could select: those there, or all for the root namespace.
-pub(crate) fn reach<'a>(
-    store: &'a Store,
-    namespace: &'a str,
-) -> Box<dyn Iterator<Item = &'a Arc<Workload>> + 'a> {
-    if *namespace == *store.mesh.root_namespace {
-        Box::new(store.workloads())
-    } else {
-        Box::new(store.workloads_in(namespace))
-    }
 }
 
 #[cfg(test)]

@@ -122,26 +122,6 @@ pub(crate) fn service_name(service: &Service) -> ObjectName {
     ObjectName { namespace: service.namespace.clone(), name: service.name.clone() }
 }
 
-/// What identifies `object` across its versions.
-pub(crate) fn reference(object: &Object) -> ObjectRef {
-    let (kind, id) = match object {
-        Object::Namespace { name, .. } => (Kind::Namespace, ObjectName::new("", name.clone())),
-        Object::ServiceAccount(id) => (Kind::ServiceAccount, id.clone()),
-        Object::Service(service) => (Kind::Service, service_name(service)),
-        Object::Workload(workload) => match workload.kind {
-            WorkloadKind::Pod => (Kind::Pod, workload_name(workload)),
-            WorkloadKind::WorkloadEntry => (Kind::WorkloadEntry, workload_name(workload)),
-        },
-        Object::EndpointSlice(s) => {
-            (Kind::EndpointSlice, ObjectName { namespace: s.namespace.clone(), name: s.name.clone() })
-        }
-        Object::PeerAuthentication(p) => (Kind::PeerAuthentication, p.meta.id.clone()),
-        Object::RequestAuthentication(p) => (Kind::RequestAuthentication, p.meta.id.clone()),
-        Object::AuthorizationPolicy(p) => (Kind::AuthorizationPolicy, p.meta.id.clone()),
-    };
-    ObjectRef { kind, id }
-}
-
 impl Store {
     /// Takes over a created or changed object.
     pub(crate) fn apply(&mut self, object: Object) -> Edit {

@@ -146,7 +146,7 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Apply(object) => {
-                self.objects.insert(crate::store::reference(&object), object.clone());
+                self.objects.insert(object.object_ref(), object.clone());
                 apply(&mut self.publisher, object);
             }
             Step::Delete(index) => {

@@ -1,0 +1,398 @@
+//! The one task that owns all state: takes changes in batches, answers subscriptions, remembers what proxies said, and
+//! tells readiness. Everything it computes is synchronous; nobody else ever holds a lock on it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crds::Object;
+use mesh::{MeshConfig, Workload};
+use policy::ObjectName;
+use runtime::http::Reasons;
+use source::Change;
+use std::collections::BTreeMap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout_at;
+use xds::{ResourceType, Snapshot};
+
+use crate::metrics::{KindLabel, Metrics, TypeLabel, VersionLabel, version_label};
+use crate::publish::{Publisher, Refusal, SlotKey};
+use crate::report;
+use crate::status::{
+    Connected, Nack, Objects, Report, Session, SessionId, Sessions, VersionFloor, unfetched,
+};
+use crate::store::Edit;
+
+/// A batch ends when nothing came for so long ..
+const QUIET: Duration = Duration::from_millis(1);
+/// .. or after so long, whatever comes.
+const LONGEST: Duration = Duration::from_millis(5);
+/// Changes taken over at once.
+const BATCH: usize = 4096;
+
+/// What others ask of the state's owner.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Subscribe { key: SlotKey, proxy: Connected, reply: oneshot::Sender<Result<Opened, Denied>> },
+    Event(SessionId, Event),
+    Report(oneshot::Sender<Report>),
+}
+
+/// An open subscription.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) id: SessionId,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// Why a subscription is refused.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// The first list is not complete: the reasons.
+    NotReady(Reasons),
+    Refused(Refusal),
+}
+
+/// What happened in a session.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Pushed(ResourceType),
+    /// All of that type of the snapshot of that generation is acknowledged.
+    Acked {
+        kind: ResourceType,
+        generation: u64,
+    },
+    Nacked {
+        kind: ResourceType,
+        nack: Nack,
+    },
+    Closed,
+}
+
+/// What the certificate authority needs to know of the registry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registry {
+    pub(crate) workloads: BTreeMap<ObjectName, Arc<Workload>>,
+    pub(crate) mesh: Arc<MeshConfig>,
+    /// `false` before the first list: a workload may still come, and an entry may turn out to be hidden by a Pod.
+    pub(crate) complete: bool,
+}
+
+/// The source's end of the channel is gone: nothing would ever be learnt again.
+#[derive(Debug, thiserror::Error)]
+#[error("the source of objects ended")]
+pub struct SourceEnded;
+
+#[derive(Debug)]
+pub(crate) struct Actor {
+    publisher: Publisher,
+    objects: Objects,
+    sessions: Sessions,
+    metrics: Metrics,
+    /// The first list is complete.
+    synced: bool,
+    /// Was ready once, so that what is in force is complete; a later problem freezes or degrades, but serves on.
+    served: bool,
+    frozen: Option<String>,
+    /// When the last batch that changed something arrived, by the generation it led to.
+    arrived: (u64, Instant),
+    ready: watch::Sender<Result<(), Reasons>>,
+    registry: watch::Sender<Arc<Registry>>,
+}
+
+impl Actor {
+    pub(crate) fn new(
+        metrics: Metrics,
+        ready: watch::Sender<Result<(), Reasons>>,
+        registry: watch::Sender<Arc<Registry>>,
+    ) -> Self {
+        Self {
+            publisher: Publisher::default(),
+            objects: Objects::default(),
+            sessions: Sessions::default(),
+            metrics,
+            synced: false,
+            served: false,
+            frozen: None,
+            arrived: (0, Instant::now()),
+            ready,
+            registry,
+        }
+    }
+
+    /// Runs until nobody holds a handle any more.
+    ///
+    /// # Errors
+    /// [`SourceEnded`] if the source goes away first.
+    pub(crate) async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<(), SourceEnded> {
+        self.settle();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                received = changes.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return Err(SourceEnded);
+                    }
+                    collect(&mut changes, &mut batch).await;
+                    self.take(batch.drain(..));
+                }
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Takes over one batch and publishes what it changes.
+    fn take(&mut self, batch: impl Iterator<Item = Change>) {
+        let start = Instant::now();
+        let mut registered = false;
+        for change in batch {
+            let edit = self.change(change);
+            registered |= matches!(edit, Edit::Workload { .. } | Edit::Mesh);
+            if let Some(trigger) = trigger(&edit) {
+                self.metrics.push_triggers.get_or_create(&TypeLabel { r#type: trigger }).inc();
+            }
+            if self.synced {
+                self.publisher.edited(&edit);
+            }
+        }
+        self.commit(start);
+        if registered || self.registry.borrow().complete != self.synced {
+            self.publish_registry();
+        }
+        self.settle();
+    }
+
+    fn commit(&mut self, start: Instant) {
+        if !self.synced {
+            return;
+        }
+        let before = self.publisher.generation;
+        let published = self.publisher.commit();
+        if self.publisher.generation != before {
+            self.arrived = (self.publisher.generation, start);
+            let took = start.elapsed();
+            self.metrics.commit.observe(took.as_secs_f64());
+            self.metrics.published.inc_by(published as u64);
+            tracing::debug!(generation = self.publisher.generation, published, ?took, "committed");
+        }
+    }
+
+    fn change(&mut self, change: Change) -> Edit {
+        let update = |kind| self.metrics.inbound_updates.get_or_create(&TypeLabel { r#type: kind }).inc();
+        match change {
+            Change::Apply { object, origin, findings } => {
+                update("config");
+                self.apply(*object, origin, findings)
+            }
+            Change::Delete(object) => {
+                update("config");
+                tracing::info!(object = %object, "deleted");
+                self.objects.deleted(&object);
+                self.publisher.store.remove(&object)
+            }
+            Change::Kept { object, origin, findings } => {
+                tracing::warn!(object = %object, %origin, "cannot be read; its last good version stays in force");
+                self.objects.kept(object, origin, findings);
+                Edit::Nothing
+            }
+            Change::Unreadable { origin, finding, blocks_ready } => {
+                self.objects.unreadable(origin, finding, blocks_ready);
+                Edit::Nothing
+            }
+            Change::Mesh(mesh) => self.publisher.store.set_mesh(*mesh),
+            Change::Synced => {
+                if !self.synced {
+                    self.synced = true;
+                    self.publisher.first_list();
+                }
+                Edit::Nothing
+            }
+            Change::Frozen(reason) => {
+                self.freeze(reason);
+                Edit::Nothing
+            }
+        }
+    }
+
+    fn apply(&mut self, mut object: Object, origin: String, findings: Vec<crds::Finding>) -> Edit {
+        let missing = match &mut object {
+            Object::RequestAuthentication(policy) => unfetched(policy),
+            _ => Vec::new(),
+        };
+        let reference = object.object_ref();
+        self.objects.applied(reference, origin, findings, missing);
+        self.publisher.store.apply(object)
+    }
+
+    fn freeze(&mut self, reason: Option<String>) {
+        match (&self.frozen, &reason) {
+            (_, Some(reason)) => {
+                tracing::error!(%reason, "the source is lost; what is in force stays in force")
+            }
+            (Some(_), None) => tracing::info!("the source is back"),
+            (None, None) => {}
+        }
+        self.frozen = reason;
+    }
+
+    /// Brings readiness and gauges up to date.
+    fn settle(&mut self) {
+        let reasons = self.reasons();
+        let ready = if reasons.is_empty() { Ok(()) } else { Err(reasons) };
+        self.served |= ready.is_ok();
+        self.ready.send_if_modified(|current| {
+            let changed = *current != ready;
+            if changed {
+                match &ready {
+                    Ok(()) => tracing::info!("ready"),
+                    Err(reasons) => tracing::warn!(?reasons, "not ready"),
+                }
+                current.clone_from(&ready);
+            }
+            changed
+        });
+        let Metrics { services, objects, objects_with_errors, ready: is_ready, frozen, failures, .. } =
+            &self.metrics;
+        for (kind, count) in self.publisher.store.counts() {
+            objects.get_or_create(&KindLabel { kind: kind.as_str() }).set(count as i64);
+        }
+        services.set(self.publisher.store.services.len() as i64);
+        objects_with_errors
+            .set(self.objects.known.values().filter(|known| known.has_errors()).count() as i64);
+        is_ready.set(i64::from(ready.is_ok()));
+        frozen.set(i64::from(self.frozen.is_some()));
+        failures.set(self.publisher.failures.iter().count() as i64);
+    }
+
+    fn reasons(&self) -> Reasons {
+        let mut reasons = Vec::new();
+        if !self.synced {
+            reasons.push("the first list of objects is not complete".to_owned());
+        }
+        reasons.extend(self.objects.blocking());
+        reasons.extend(self.frozen.clone());
+        reasons
+    }
+
+    fn publish_registry(&self) {
+        let store = &self.publisher.store;
+        let workloads = store.workloads().map(|w| (crate::store::workload_name(w), w.clone())).collect();
+        let registry = Registry { workloads, mesh: store.mesh.clone(), complete: self.synced };
+        self.registry.send_replace(Arc::new(registry));
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { key, proxy, reply } => {
+                let answer = self.subscribe(&key, proxy);
+                let opened = answer.as_ref().ok().map(|opened| opened.id);
+                // A caller that has gone away meanwhile gets no session.
+                if let (Err(_), Some(id)) = (reply.send(answer), opened) {
+                    self.close(id);
+                }
+            }
+            Command::Event(id, event) => self.event(id, event),
+            Command::Report(reply) => {
+                let _ = reply.send(self.report());
+            }
+        }
+    }
+
+    fn subscribe(&mut self, key: &SlotKey, proxy: Connected) -> Result<Opened, Denied> {
+        if !self.served {
+            return Err(Denied::NotReady(self.reasons()));
+        }
+        let snapshots = self.publisher.subscribe(key).map_err(|refusal| {
+            self.metrics.refused.inc();
+            tracing::warn!(node = %proxy.node, peer = %proxy.peer, %refusal, "stream refused");
+            Denied::Refused(refusal)
+        })?;
+        if let Some(warning) = VersionFloor::warning(proxy.envoy_version) {
+            tracing::warn!(node = %proxy.node, "{warning}");
+        }
+        let id = self.sessions.open(Session::new(key.clone(), proxy, snapshots.clone()));
+        self.count_sessions();
+        Ok(Opened { id, snapshots })
+    }
+
+    fn event(&mut self, id: SessionId, event: Event) {
+        match event {
+            Event::Pushed(kind) => self.metrics.pushed(kind),
+            Event::Acked { kind, generation } => {
+                let Some(session) = self.sessions.get_mut(id) else { return };
+                session.acked(kind, generation);
+                if generation == self.arrived.0 {
+                    self.metrics.convergence.observe(self.arrived.1.elapsed().as_secs_f64());
+                }
+            }
+            Event::Nacked { kind, nack } => {
+                self.metrics.rejected(kind);
+                let Some(session) = self.sessions.get_mut(id) else { return };
+                tracing::warn!(
+                    node = %session.proxy.node, kind = kind.short(), resources = ?nack.resources, error = %nack.error,
+                    "a proxy refused resources; it keeps what it had"
+                );
+                session.nacked(kind, nack);
+            }
+            Event::Closed => self.close(id),
+        }
+    }
+
+    fn close(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.close(id) {
+            drop(session);
+            self.publisher.sweep();
+            self.count_sessions();
+        }
+    }
+
+    fn count_sessions(&self) {
+        let mut versions: BTreeMap<String, i64> = BTreeMap::new();
+        let mut below = 0;
+        for session in self.sessions.iter() {
+            *versions.entry(version_label(&session.proxy.agent_version)).or_default() += 1;
+            below += i64::from(VersionFloor::warning(session.proxy.envoy_version).is_some());
+        }
+        // Versions that are gone vanish, so that labels stay as many as versions are connected.
+        self.metrics.xds.clear();
+        for (version, count) in versions {
+            self.metrics.xds.get_or_create(&VersionLabel { version }).set(count);
+        }
+        self.metrics.below_floor.set(below);
+    }
+
+    fn report(&mut self) -> Report {
+        let reasons = self.reasons();
+        let Self { publisher, objects, sessions, .. } = self;
+        report::report(reasons, publisher, objects, sessions)
+    }
+}
+
+/// Adds what comes within a moment, so that the documents of one file are one step for the proxies.
+async fn collect(changes: &mut mpsc::Receiver<Change>, batch: &mut Vec<Change>) {
+    let end = tokio::time::Instant::now() + LONGEST;
+    loop {
+        let quiet = (tokio::time::Instant::now() + QUIET).min(end);
+        match timeout_at(quiet, changes.recv_many(batch, BATCH)).await {
+            Ok(received) if received > 0 && tokio::time::Instant::now() < end => {}
+            _ => return,
+        }
+    }
+}
+
+/// Istio's name for what led to a push (semantics §8).
+fn trigger(edit: &Edit) -> Option<&'static str> {
+    match edit {
+        Edit::Nothing => None,
+        Edit::Policy { .. } => Some("config"),
+        Edit::Service(_) => Some("service"),
+        Edit::Workload { .. } | Edit::Slice(_) => Some("endpoint"),
+        Edit::Mesh => Some("global"),
+    }
+}

@@ -1,0 +1,178 @@
+//! The controller's metrics: Istio's names where dashboards expect them (semantics §8), ours where Istio has none.
+//! Counts only; no label ever holds text from an object or a proxy's error.
+//!
+//! Istio's counters have no `_total` suffix, which this library would add: they are exposed as gauges that only grow.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use xds::ResourceType;
+
+/// A counter under a name without `_total`.
+type Grows = Gauge<u64, AtomicU64>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct TypeLabel {
+    pub(crate) r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct VersionLabel {
+    pub(crate) version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct KindLabel {
+    pub(crate) kind: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    pub(crate) start: Instant,
+    /// Connected proxies, by the version their agent names. Only versions that look like one become a label.
+    pub(crate) xds: Family<VersionLabel, Gauge>,
+    pub(crate) pushes: Family<TypeLabel, Grows>,
+    pub(crate) rejects: Family<TypeLabel, Grows>,
+    pub(crate) inbound_updates: Family<TypeLabel, Grows>,
+    pub(crate) push_triggers: Family<TypeLabel, Grows>,
+    pub(crate) services: Gauge,
+    /// Seconds from a change's arrival to a proxy's acknowledgement of what it led to.
+    pub(crate) convergence: Histogram,
+    /// Seconds that one batch took to compute and publish.
+    pub(crate) commit: Histogram,
+    pub(crate) uptime: Gauge<f64, AtomicU64>,
+    pub(crate) objects: Family<KindLabel, Gauge>,
+    pub(crate) objects_with_errors: Gauge,
+    pub(crate) ready: Gauge,
+    pub(crate) frozen: Gauge,
+    pub(crate) failures: Gauge,
+    pub(crate) below_floor: Gauge,
+    pub(crate) refused: Counter,
+    pub(crate) published: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::unregistered();
+        let Self {
+            start: _,
+            xds,
+            pushes,
+            rejects,
+            inbound_updates,
+            push_triggers,
+            services,
+            convergence,
+            commit,
+            uptime,
+            objects,
+            objects_with_errors,
+            ready,
+            frozen,
+            failures,
+            below_floor,
+            refused,
+            published,
+        } = metrics.clone();
+        registry.register("pilot_xds", "Connected proxies", xds);
+        registry.register("pilot_xds_pushes", "Responses sent, by type", pushes);
+        registry.register("pilot_total_xds_rejects", "Responses that a proxy refused, by type", rejects);
+        registry.register("pilot_inbound_updates", "Changes received from the source", inbound_updates);
+        registry.register(
+            "pilot_push_triggers",
+            "Batches that led to a publication, by what they held",
+            push_triggers,
+        );
+        registry.register("pilot_services", "Services known", services);
+        registry.register(
+            "pilot_proxy_convergence_time",
+            "Seconds from a change to its acknowledgement",
+            convergence,
+        );
+        registry.register(
+            "countersign_commit_seconds",
+            "Seconds to compute and publish one batch of changes",
+            commit,
+        );
+        registry.register("istiod_uptime_seconds", "Seconds since start", uptime);
+        registry.register("countersign_objects", "Objects known, by kind", objects);
+        registry.register(
+            "countersign_objects_with_errors",
+            "Objects that could not be fully read",
+            objects_with_errors,
+        );
+        registry.register("countersign_ready", "1 if /ready says so", ready);
+        registry.register(
+            "countersign_frozen",
+            "1 while the source is lost and its last state is kept",
+            frozen,
+        );
+        registry.register(
+            "countersign_translation_failures",
+            "Subjects whose translation failed by a bug",
+            failures,
+        );
+        registry.register(
+            "countersign_proxies_below_floor",
+            "Proxies whose Envoy has known policy bypasses",
+            below_floor,
+        );
+        registry.register("countersign_streams_refused", "Streams refused by the controller", refused);
+        registry.register(
+            "countersign_snapshots_published",
+            "Snapshots in which some byte was new",
+            published,
+        );
+        metrics
+    }
+
+    fn unregistered() -> Self {
+        let seconds = |buckets: &'static [f64]| Histogram::new(buckets.iter().copied());
+        Self {
+            start: Instant::now(),
+            xds: Family::default(),
+            pushes: Family::default(),
+            rejects: Family::default(),
+            inbound_updates: Family::default(),
+            push_triggers: Family::default(),
+            services: Gauge::default(),
+            // Istio's buckets begin at 0.1 s; most of what happens here is below that.
+            convergence: seconds(&[
+                0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0,
+            ]),
+            commit: seconds(&[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0]),
+            uptime: Gauge::default(),
+            objects: Family::default(),
+            objects_with_errors: Gauge::default(),
+            ready: Gauge::default(),
+            frozen: Gauge::default(),
+            failures: Gauge::default(),
+            below_floor: Gauge::default(),
+            refused: Counter::default(),
+            published: Counter::default(),
+        }
+    }
+
+    pub(crate) fn pushed(&self, kind: ResourceType) {
+        self.pushes.get_or_create(&TypeLabel { r#type: kind.short() }).inc();
+    }
+
+    pub(crate) fn rejected(&self, kind: ResourceType) {
+        self.rejects.get_or_create(&TypeLabel { r#type: kind.short() }).inc();
+    }
+}
+
+/// A version as a label: digits, dots and a short suffix; anything else is `unknown`, so that a proxy cannot fill memory
+/// with label values of its choice.
+pub(crate) fn version_label(version: &str) -> String {
+    let plain = version.len() <= 24
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    if plain { version.to_owned() } else { "unknown".to_owned() }
+}
