@@ -6,8 +6,10 @@ mod chains;
 mod cluster;
 mod encode;
 mod endpoint;
+mod envoy_static;
 mod ext_authz;
 mod hcm;
+pub mod json;
 mod jwt;
 mod listener;
 mod outbound;
@@ -16,6 +18,8 @@ pub mod rbac;
 mod route;
 mod shape;
 mod slots;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +29,9 @@ use std::sync::Arc;
 use mesh::{ExtAuthz, ExtensionProvider, InboundPort, MeshConfig, Protocol, Service, ServicePort, Workload};
 use policy::EffectivePolicy;
 
+pub use envoy_static::{Static, StaticPort, envoy_static};
 pub use shape::{AppAddress, Capture, ProxyShape, ShapeError, SharedShape, Upstream};
+pub use tls::TlsFiles;
 
 use self::pb::cluster::Cluster;
 use crate::{Resource, ResourceType};

@@ -144,7 +144,7 @@ pub(crate) fn bound_inbound(inbound: &Inbound<'_>, ports: &[OwnPort]) -> Vec<Lis
     ports.iter().map(listener).collect()
 }
 
-fn inbound_listener(mesh: &MeshConfig) -> Listener {
+pub(crate) fn inbound_listener(mesh: &MeshConfig) -> Listener {
     Listener {
         traffic_direction: core::TrafficDirection::Inbound as i32,
         listener_filters_timeout: millis(mesh.protocol_detection_timeout_ms),
@@ -211,7 +211,7 @@ fn original_dst() -> ListenerFilter {
     filter("envoy.filters.listener.original_dst", any(&OriginalDst {}), None)
 }
 
-fn tls_inspector(disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
+pub(crate) fn tls_inspector(disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
     filter("envoy.filters.listener.tls_inspector", any(&TlsInspector::default()), disabled)
 }
 

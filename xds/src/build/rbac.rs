@@ -16,6 +16,9 @@ use super::pb::rbac::{Permission, Policy, Principal, permission, principal, rbac
 pub(crate) use tcp::tcp_view;
 pub use union::union;
 
+/// Name of the ECDS slot with the DENY rules and the STRICT guard: the one that [`union`] is for.
+pub const DENY_SLOT: &str = "inbound.rbac.deny";
+
 /// Where Envoy's RBAC filters publish what they decided.
 pub(crate) const HTTP_FILTER: &str = "envoy.filters.http.rbac";
 pub(crate) const NETWORK_FILTER: &str = "envoy.filters.network.rbac";

@@ -33,7 +33,7 @@ pub(crate) fn slots(inbound: &Inbound<'_>) -> Vec<Slot> {
     slots.push(Slot { name: "inbound.jwt_authn".to_owned(), config: jwt, idle: policy.jwt.is_empty() });
     let filters = [
         ("inbound.rbac.audit", rbac::audit(policy)),
-        ("inbound.rbac.deny", rbac::deny(policy, |provider| inbound.usable(provider))),
+        (rbac::DENY_SLOT, rbac::deny(policy, |provider| inbound.usable(provider))),
         ("inbound.rbac.allow", rbac::allow(policy)),
     ];
     slots.extend(filters.map(|(name, filter)| {

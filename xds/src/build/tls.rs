@@ -7,12 +7,21 @@ use super::encode::any;
 use super::pb::matcher::{StringMatcher, string_matcher::MatchPattern};
 use super::pb::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
-    SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext, common_tls_context,
+    SubjectAltNameMatcher, TlsCertificate, TlsParameters, UpstreamTlsContext, common_tls_context,
     downstream_tls_context::SessionTicketKeysType, subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use super::pb::{Any, bool_value, core, millis, string, u32_value};
 use super::rbac::matcher::regex;
+
+/// Paths of PEM files as the proxy sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: String,
+    pub key: String,
+    /// The roots that client certificates must chain to.
+    pub roots: String,
+}
 
 /// ALPNs that only our own clients offer; the server's filter chains are told apart by them (semantics §3.2).
 pub(crate) const ALPN_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
@@ -30,8 +39,35 @@ const CIPHERS: [&str; 6] = [
 /// Terminates mesh mTLS; the peer's certificate must chain to our root and be of our trust domain or an alias.
 pub(crate) fn downstream(mesh: &MeshConfig, http: bool) -> core::TransportSocket {
     let alpn: &[&str] = if http { &["h2", "http/1.1"] } else { &["istio-peer-exchange", "h2", "http/1.1"] };
+    terminate(common(mesh, alpn, trust_domains(mesh)))
+}
+
+/// The same with certificate, key and roots from files, for a proxy without a control plane.
+pub(crate) fn downstream_from_files(mesh: &MeshConfig, files: &TlsFiles) -> core::TransportSocket {
+    let TlsFiles { certificate, key, roots } = files;
+    let file = |path: &str| {
+        let specifier = core::data_source::Specifier::Filename(path.to_owned());
+        Some(core::DataSource { specifier: Some(specifier), ..Default::default() })
+    };
+    let validation =
+        CertificateValidationContext { trusted_ca: file(roots), ..validation(trust_domains(mesh)) };
+    terminate(CommonTlsContext {
+        tls_certificates: vec![TlsCertificate {
+            certificate_chain: file(certificate),
+            private_key: file(key),
+            ..Default::default()
+        }],
+        tls_certificate_sds_secret_configs: Vec::new(),
+        validation_context_type: Some(common_tls_context::ValidationContextType::ValidationContext(
+            validation,
+        )),
+        ..common(mesh, &["h2", "http/1.1"], Vec::new())
+    })
+}
+
+fn terminate(common: CommonTlsContext) -> core::TransportSocket {
     socket(any(&DownstreamTlsContext {
-        common_tls_context: Some(common(mesh, alpn, trust_domains(mesh))),
+        common_tls_context: Some(common),
         require_client_certificate: bool_value(true),
         // A resumed session is not verified again, so a changed root or trust domain would not be honoured.
         disable_stateful_session_resumption: true,
@@ -104,20 +140,23 @@ fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
     SubjectAltNameMatcher { san_type: SanType::Uri as i32, matcher: Some(matcher), ..Default::default() }
 }
 
-fn common(mesh: &MeshConfig, alpn: &[&str], mut sans: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+fn validation(mut sans: Vec<SubjectAltNameMatcher>) -> CertificateValidationContext {
     if sans.is_empty() {
         // An empty list would accept every certificate of the mesh; this expression matches no string at all.
         sans.push(uri(regex("[^\\x00-\\x{10FFFF}]".to_owned())));
     }
+    CertificateValidationContext { match_typed_subject_alt_names: sans, ..Default::default() }
+}
+
+fn common(mesh: &MeshConfig, alpn: &[&str], sans: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
     let minimum = if mesh.min_tls_1_3 { TlsProtocol::TlSv13 } else { TlsProtocol::TlSv12 };
     let cipher_suites = if mesh.cipher_suites.is_empty() {
         CIPHERS.map(str::to_owned).to_vec()
     } else {
         mesh.cipher_suites.clone()
     };
-    let default = CertificateValidationContext { match_typed_subject_alt_names: sans, ..Default::default() };
     let combined = common_tls_context::CombinedCertificateValidationContext {
-        default_validation_context: Some(default),
+        default_validation_context: Some(validation(sans)),
         validation_context_sds_secret_config: Some(secret("ROOTCA")),
         ..Default::default()
     };

@@ -8,7 +8,7 @@ use crate::build::encode::{HttpRbac, any};
 use crate::build::pb::{Any, core};
 
 /// A DENY slot that denies whatever `old` or `new` denies: the first step of a change that touches several slots.
-/// Both must be `inbound.rbac.deny` resources made by [`crate::build::own`]; the shadow rules are those of `new`.
+/// Both must be [`super::DENY_SLOT`] resources made by [`crate::build::own`]; the shadow rules are those of `new`.
 /// A rule of `old` whose name `new` uses for something else is kept under `NAME-before`.
 pub fn union(old: &Resource, new: &Resource) -> Result<Resource, DecodeError> {
     let before = rbac(old)?;
