@@ -24,6 +24,40 @@ pub struct EffectivePolicy {
     pub drain: Vec<(ObjectName, u64)>,
 }
 
+impl EffectivePolicy {
+    /// The same policy as a TCP filter chain can express it (semantics §4.4). An ALLOW rule with an HTTP-only field is
+    /// dropped whole, so it admits less; a rule of any other action loses just that field, so it matches more. Tokens
+    /// do not exist there.
+    pub fn tcp(&self) -> Self {
+        let Self { mtls, jwt: _, custom, audit, deny, allow, drain: _ } = self;
+        Self {
+            mtls: mtls.clone(),
+            jwt: Vec::new(),
+            custom: custom.iter().map(|(name, rules)| (name.clone(), rules.tcp_widened())).collect(),
+            audit: audit.tcp_widened(),
+            deny: deny.tcp_widened(),
+            allow: allow.tcp_narrowed(),
+            // A network filter is bound at accept: every change of a TCP chain drains anyway.
+            drain: Vec::new(),
+        }
+    }
+}
+
+impl ActionRules {
+    fn tcp_narrowed(&self) -> Self {
+        self.map(|rules| rules.iter().filter(|rule| !rule.http_only()).cloned().collect())
+    }
+
+    fn tcp_widened(&self) -> Self {
+        self.map(|rules| rules.iter().map(EffectiveRule::without_http).collect())
+    }
+
+    fn map(&self, edit: impl Fn(&[EffectiveRule]) -> Vec<EffectiveRule>) -> Self {
+        let Self { enforced, shadow } = self;
+        Self { enforced: enforced.as_deref().map(&edit), shadow: shadow.as_deref().map(&edit) }
+    }
+}
+
 /// PeerAuthentication, resolved (semantics §2.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveMtls {
@@ -96,6 +130,18 @@ impl EffectiveRule {
         format!("ns[{}]-policy[{}]-rule[{}]", self.policy.namespace, self.policy.name, self.index)
     }
 
+    fn http_only(&self) -> bool {
+        self.permissions.iter().chain(&self.principals).flatten().any(Clause::http_only)
+    }
+
+    fn without_http(&self) -> Self {
+        let keep = |branches: &[Vec<Clause>]| {
+            let branch = |b: &Vec<Clause>| b.iter().filter(|c| !c.http_only()).cloned().collect();
+            branches.iter().map(branch).collect()
+        };
+        Self { permissions: keep(&self.permissions), principals: keep(&self.principals), ..self.clone() }
+    }
+
     /// A rule that matches nothing, for a policy without rules.
     pub fn never(policy: ObjectName, index: usize) -> Self {
         Self { policy, index, permissions: Vec::new(), principals: Vec::new() }
@@ -109,4 +155,11 @@ pub struct Clause {
     pub field: Arc<str>,
     pub any: Vec<Atom>,
     pub none: Vec<Atom>,
+}
+
+impl Clause {
+    /// Whether only an HTTP filter chain can judge it.
+    pub fn http_only(&self) -> bool {
+        self.any.iter().chain(&self.none).any(Atom::http_only)
+    }
 }

@@ -19,8 +19,8 @@ pub use effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, Effecti
 pub use evaluate::{Decision, Request, Verdict, evaluate};
 pub use matcher::{Atom, PathMatch, RequestPrincipal, StringMatch, TrustDomainMatch};
 pub use model::{
-    Action, Attachment, AuthorizationPolicy, ClaimToHeader, Condition, JwtHeader, JwtRule, Jwks, Match, Meta,
-    MtlsMode, ObjectName, Operation, PeerAuthentication, Presence, RequestAuthentication, Rule, Source,
+    Action, Attachment, AuthorizationPolicy, ClaimToHeader, Condition, Jwks, JwtHeader, JwtRule, Match, Meta,
+    MtlsMode, ObjectName, Operation, PeerAuthentication, Presence, RequestAuthentication, Rule, Side, Source,
     TargetRef,
 };
 pub use resolve::resolve;

@@ -89,7 +89,10 @@ pub enum Atom {
     /// Glob over the namespace of the peer identity; `*` allowed anywhere. As written.
     Namespace(Arc<str>),
     /// The policy's namespace is already filled in where the entry had none.
-    ServiceAccount { namespace: Arc<str>, name: Arc<str> },
+    ServiceAccount {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
     TrustDomain(TrustDomainMatch),
     /// The TCP peer.
     SourceIp(IpNet),
@@ -101,9 +104,15 @@ pub enum Atom {
     /// `request.auth.presenter` (claim `azp`).
     Presenter(StringMatch),
     /// `request.auth.claims[a][b]`: path segments, list-or-scalar string.
-    Claim { path: Vec<Arc<str>>, value: StringMatch },
+    Claim {
+        path: Vec<Arc<str>>,
+        value: StringMatch,
+    },
     /// Name in lower case.
-    Header { name: Arc<str>, value: StringMatch },
+    Header {
+        name: Arc<str>,
+        value: StringMatch,
+    },
     /// `:authority`, case-insensitive, with the port if the client sent one.
     Host(StringMatch),
     Method(StringMatch),
@@ -113,7 +122,12 @@ pub enum Atom {
     DestinationIp(IpNet),
     Sni(StringMatch),
     /// `experimental.envoy.filters.X[key]`: dynamic metadata; `list` when the value was written `[v]`.
-    Metadata { filter: Arc<str>, key: Arc<str>, value: StringMatch, list: bool },
+    Metadata {
+        filter: Arc<str>,
+        key: Arc<str>,
+        value: StringMatch,
+        list: bool,
+    },
 }
 
 impl Atom {

@@ -162,7 +162,7 @@ pub enum Action {
 
 /// One `rules[]` entry. `unreadable` rules are kept so that rule numbers stay those of the file: in an ALLOW policy
 /// the rule allows nothing, elsewhere `crds` has already dropped the unreadable condition from it.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Rule {
     /// OR; empty means any source.
     pub from: Vec<Source>,
@@ -175,7 +175,7 @@ pub struct Rule {
 }
 
 /// A field with its `notX` twin: `(any is empty OR one of any matches) AND none of none matches`.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Match {
     pub any: Vec<Atom>,
     pub none: Vec<Atom>,
@@ -188,7 +188,7 @@ impl Match {
 }
 
 /// `from[].source`: AND of its fields. Each field's atoms are of the kind its name says.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Source {
     pub principals: Match,
     pub request_principals: Match,
@@ -200,7 +200,7 @@ pub struct Source {
 }
 
 /// `to[].operation`: AND of its fields.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Operation {
     pub hosts: Match,
     pub ports: Match,
@@ -209,7 +209,7 @@ pub struct Operation {
 }
 
 /// `when[]`: one key with its values and notValues, already parsed into atoms of that key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// As written, for messages.
     pub key: Arc<str>,
