@@ -58,6 +58,8 @@ pub struct Lab {
     pub outside: Namespace,
     pub envoy: PathBuf,
     pub logs: PathBuf,
+    /// The namespace of all pods without capture, once there is one.
+    local: Option<Namespace>,
     pods: Vec<Pod>,
 }
 
@@ -101,6 +103,14 @@ pub fn run(test: &str, body: impl AsyncFnOnce(&mut Lab) -> Result<()>) {
     });
 }
 
+/// Envoy, for a test that needs no sandbox; `None` after saying why there is none.
+///
+/// # Panics
+/// If there is none and `CI` is set.
+pub fn envoy_or_skip(test: &str) -> Option<PathBuf> {
+    programs::envoy().map_err(|missing| sandbox::skip(test, &missing)).ok()
+}
+
 impl Lab {
     fn new(envoy: PathBuf) -> Result<Self> {
         let folder = Path::new(FOLDER);
@@ -110,7 +120,7 @@ impl Lab {
         let control = ControlPlane::new(network.namespace("control")?, folder, &logs)?;
         let outside = network.namespace("outside")?;
         control.mesh(MESH)?;
-        Ok(Self { network, control, outside, envoy, logs, pods: Vec::new() })
+        Ok(Self { network, control, outside, envoy, logs, local: None, pods: Vec::new() })
     }
 
     /// Starts the control plane. Files saved before are its first list.
@@ -164,8 +174,8 @@ impl Lab {
     /// If the application does not start.
     pub async fn bare_pod(&mut self, spec: PodSpec) -> Result<PodId> {
         let (at, ports) = (self.network.namespace(&spec.name)?, spec.ports.clone());
-        let app = Pod::start_app(&spec, &at, &self.logs)?;
         let folder = Path::new(FOLDER).join(&spec.name);
+        let app = Pod::start_app(&spec, &at, &folder, &self.logs)?;
         self.pods.push(Pod {
             spec,
             at: at.clone(),
@@ -183,15 +193,27 @@ impl Lab {
 
     /// Everything of a pod but its agent.
     fn prepare(&mut self, spec: PodSpec) -> Result<PodId> {
-        let at = self.network.namespace(&spec.name)?;
-        let cluster_ip = Ipv4Addr::new(10, 96, 0, at.v4.octets()[3]);
+        let at = match spec.capture {
+            Capture::Nft => self.network.namespace(&spec.name)?,
+            Capture::None => self.local()?,
+        };
+        let cluster_ip = Ipv4Addr::new(10, 96, 0, u8::try_from(self.pods.len())? + 1);
         let folder = Path::new(FOLDER).join(&spec.name);
         std::fs::create_dir_all(&folder)?;
         self.save(&format!("pod-{}-{}.yaml", spec.namespace, spec.name), &spec.objects(&at, cluster_ip)?)?;
         Pod::join_token(&spec, &self.control.state, &folder)?;
-        let app = Pod::start_app(&spec, &at, &self.logs)?;
+        let app = Pod::start_app(&spec, &at, &folder, &self.logs)?;
         self.pods.push(Pod { spec, at, cluster_ip, folder, app, agent: None });
         Ok(PodId(self.pods.len() - 1))
+    }
+
+    /// The namespace of pods without capture, as the next of them sees it: with an address of its own.
+    fn local(&mut self) -> Result<Namespace> {
+        let shared = match &self.local {
+            Some(shared) => shared.clone(),
+            None => self.local.insert(self.network.namespace("local")?).clone(),
+        };
+        Ok(Namespace { v4: Ipv4Addr::new(127, 8, 0, u8::try_from(self.pods.len())? + 1), ..shared })
     }
 
     /// Starts the pod's agent, in place of the one it has (if it still runs, that one is killed).
@@ -199,11 +221,11 @@ impl Lab {
     /// # Errors
     /// If it cannot be started.
     pub fn start_agent(&mut self, PodId(id): PodId) -> Result<()> {
-        let Self { network: _, control, outside: _, envoy, logs, pods } = self;
+        let Self { network: _, control, outside: _, envoy, logs, local: _, pods } = self;
         pods[id].start_agent(control, envoy, logs)
     }
 
-    /// Waits until the pod's Envoy holds its listeners: its inbound port is open.
+    /// Waits until the pod's Envoy holds its listeners: an inbound one is open.
     ///
     /// # Errors
     /// If it does not happen in time.
@@ -211,11 +233,17 @@ impl Lab {
         let pod = &mut self[id];
         let at = pod.at.clone();
         let name = pod.spec.name.clone();
+        let listening = match (pod.spec.capture, pod.spec.ports.first()) {
+            (Capture::None, Some((port, _))) => pod.on(*port),
+            (Capture::None, None) => pod.on(15001),
+            (Capture::Nft, _) => std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 15006)),
+        };
         let agent = pod.agent.as_mut().context("no agent")?;
         until(&format!("{name}'s Envoy listens"), async || {
             let ended = agent.ended();
             anyhow::ensure!(ended.is_none(), "the agent of {name} ended: {ended:?}\n{}", agent.tail(20));
-            Ok(at.dial(std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 15006))).await.ok().map(drop))
+            let inbound = at.dial(listening).await;
+            Ok(inbound.ok().map(drop))
         })
         .await
     }
@@ -223,6 +251,14 @@ impl Lab {
     /// A caller outside all pods.
     pub fn caller(&self, credential: Credential) -> Caller {
         Caller::new(&self.outside, credential)
+    }
+
+    /// A caller that can reach the pod: outside, or in the pod's own namespace where its address is 127.x.
+    pub fn caller_to(&self, pod: PodId, credential: Credential) -> Caller {
+        match self[pod].spec.capture {
+            Capture::Nft => self.caller(credential),
+            Capture::None => Caller::new(&self[pod].at, credential),
+        }
     }
 
     /// The mesh's own CA.

@@ -65,18 +65,27 @@ fn login(signer: &Signer) -> String {
     )
 }
 
-async fn orders(lab: &mut Lab, signer: &Signer) -> Result<PodId> {
+/// The same application twice: behind interception, and without it on an address 127.x of its own.
+async fn orders(lab: &mut Lab, signer: &Signer) -> Result<[PodId; 2]> {
     lab.save("policies.yaml", POLICIES)?;
     lab.save("login.yaml", &login(signer))?;
     lab.start().await?;
-    let spec = PodSpec::new("default", "orders")
-        .port(8080, Protocol::Http)
-        .port(9090, Protocol::Grpc)
-        .port(5432, Protocol::Tcp)
-        .port(5433, Protocol::Tcp)
-        .port(6000, Protocol::Unnamed)
-        .port(7777, Protocol::Undeclared);
-    lab.pod(spec).await
+    let spec = |name| {
+        PodSpec::new("default", name)
+            .port(8080, Protocol::Http)
+            .port(9090, Protocol::Grpc)
+            .port(5432, Protocol::Tcp)
+            .port(5433, Protocol::Tcp)
+            .port(6000, Protocol::Unnamed)
+            .port(7777, Protocol::Undeclared)
+    };
+    let pods = lab.pods([spec("orders"), spec("orders-local").without_capture()]).await?;
+    Ok([pods[0], pods[1]])
+}
+
+/// Each pod with the address families it has.
+fn everywhere(pods: [PodId; 2]) -> [(PodId, Family); 3] {
+    [(pods[0], Family::V4), (pods[0], Family::V6), (pods[1], Family::V4)]
 }
 
 fn post(path: &str) -> http::Request<bytes::Bytes> {
@@ -91,16 +100,16 @@ fn with_token(method: Method, path: &str, token: &str) -> http::Request<bytes::B
     request
 }
 
-/// Who may do what over HTTP, over both address families.
+/// Who may do what over HTTP.
 #[test]
 fn http_by_identity_method_and_path() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
-        let payment = lab.caller(lab.identity("default", "payment-service")?);
-        let gateway = lab.caller(lab.identity("default", "gateway")?);
-        for family in [Family::V4, Family::V6] {
-            let on = lab[orders].address(family, 8080);
+        let pods = orders(lab, &signer).await?;
+        for (pod, family) in everywhere(pods) {
+            let payment = lab.caller_to(pod, lab.identity("default", "payment-service")?);
+            let gateway = lab.caller_to(pod, lab.identity("default", "gateway")?);
+            let on = lab[pod].address(family, 8080);
             let rows: [(&Caller, Method, &str, Got); 9] = [
                 (&payment, Method::POST, "/orders/1", ALLOWED),
                 (&gateway, Method::POST, "/orders/1", DENIED),
@@ -114,11 +123,11 @@ fn http_by_identity_method_and_path() {
             ];
             for (caller, method, path, expected) in rows {
                 let answer = caller.send(on, request(method.clone(), path)).await;
-                assert_eq!(answer.got, expected, "{method} {path} over {family:?}");
+                assert_eq!(answer.got, expected, "{method} {path} on {on}");
             }
+            let seen = payment.send(on, post("/orders/1")).await.seen();
+            assert_eq!(seen["peer"], "spiffe://cluster.local/ns/default/sa/payment-service");
         }
-        let seen = payment.send(lab[orders].on(8080), post("/orders/1")).await.seen();
-        assert_eq!(seen["peer"], "spiffe://cluster.local/ns/default/sa/payment-service");
         Ok(())
     });
 }
@@ -128,7 +137,7 @@ fn http_by_identity_method_and_path() {
 fn certificates_good_and_bad() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
+        let pods = orders(lab, &signer).await?;
         let mesh = lab.authority()?;
         let foreign = Authority::new()?;
         let payment = Leaf::new(["spiffe://cluster.local/ns/default/sa/payment-service"]);
@@ -144,10 +153,10 @@ fn certificates_good_and_bad() {
             ("another trust domain", mesh.mint(&other_domain)?, Got::TlsRefused),
             ("no name", mesh.mint(&nobody)?, Got::TlsRefused),
         ] {
-            for family in [Family::V4, Family::V6] {
-                let caller = lab.caller(credential.clone());
-                let got = caller.send(lab[orders].address(family, 8080), post("/orders/1")).await.got;
-                assert_eq!(got, expected, "{name} over {family:?}");
+            for (pod, family) in everywhere(pods) {
+                let caller = lab.caller_to(pod, credential.clone());
+                let on = lab[pod].address(family, 8080);
+                assert_eq!(caller.send(on, post("/orders/1")).await.got, expected, "{name} on {on}");
             }
         }
         Ok(())
@@ -159,11 +168,13 @@ fn certificates_good_and_bad() {
 fn plaintext_under_strict_reaches_no_port() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
-        let caller = lab.caller(Credential::Plaintext);
-        for family in [Family::V4, Family::V6] {
-            for port in [8080, 9090, 5432, 5433, 6000, 7777, 15006, 15001] {
-                let on = lab[orders].address(family, port);
+        let pods = orders(lab, &signer).await?;
+        for (pod, family) in everywhere(pods) {
+            let caller = lab.caller_to(pod, Credential::Plaintext);
+            // Without capture 15001 is where the pod's own application asks its Envoy.
+            let outbound = (pod == pods[0]).then_some(15001);
+            for port in [8080, 9090, 5432, 5433, 6000, 7777, 15006].into_iter().chain(outbound) {
+                let on = lab[pod].address(family, port);
                 assert_eq!(caller.send(on, post("/orders/1")).await.got, Got::Closed, "HTTP to {on}");
                 assert_eq!(caller.line(on, "hello").await, Got::Closed, "a line to {on}");
             }
@@ -177,26 +188,28 @@ fn plaintext_under_strict_reaches_no_port() {
 fn tokens_missing_valid_expired_and_forged() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
-        let caller = lab.caller(lab.identity("default", "gateway")?);
-        let on = lab[orders].on(8080);
+        let pods = orders(lab, &signer).await?;
         let forger = Signer::new("https://login.example")?;
         let stranger = Signer::new("https://other.example")?;
-        for (name, token, expected) in [
-            ("valid", signer.token(&json!({}))?, ALLOWED),
-            ("expired", signer.token(&json!({ "exp": in_seconds(-3600) }))?, UNAUTHENTICATED),
-            ("not yet valid", signer.token(&json!({ "nbf": in_seconds(3600) }))?, UNAUTHENTICATED),
-            ("forged", forger.token(&json!({}))?, UNAUTHENTICATED),
-            ("of an unknown issuer", stranger.token(&json!({}))?, UNAUTHENTICATED),
-            ("nonsense", "a.b.c".to_owned(), UNAUTHENTICATED),
-        ] {
-            let got = caller.send(on, with_token(Method::GET, "/account/me", &token)).await.got;
-            assert_eq!(got, expected, "{name}");
-        }
-        assert_eq!(caller.get(on, "/account/me").await.got, DENIED, "no token");
         let valid = signer.token(&json!({}))?;
-        let elsewhere = caller.send(on, with_token(Method::GET, "/orders/1", &valid)).await.got;
-        assert_eq!(elsewhere, DENIED, "a token for another path");
+        for pod in pods {
+            let caller = lab.caller_to(pod, lab.identity("default", "gateway")?);
+            let on = lab[pod].on(8080);
+            for (name, token, expected) in [
+                ("valid", valid.clone(), ALLOWED),
+                ("expired", signer.token(&json!({ "exp": in_seconds(-3600) }))?, UNAUTHENTICATED),
+                ("not yet valid", signer.token(&json!({ "nbf": in_seconds(3600) }))?, UNAUTHENTICATED),
+                ("forged", forger.token(&json!({}))?, UNAUTHENTICATED),
+                ("of an unknown issuer", stranger.token(&json!({}))?, UNAUTHENTICATED),
+                ("nonsense", "a.b.c".to_owned(), UNAUTHENTICATED),
+            ] {
+                let got = caller.send(on, with_token(Method::GET, "/account/me", &token)).await.got;
+                assert_eq!(got, expected, "{name} on {on}");
+            }
+            assert_eq!(caller.get(on, "/account/me").await.got, DENIED, "no token");
+            let elsewhere = caller.send(on, with_token(Method::GET, "/orders/1", &valid)).await.got;
+            assert_eq!(elsewhere, DENIED, "a token for another path");
+        }
         Ok(())
     });
 }
@@ -206,23 +219,25 @@ fn tokens_missing_valid_expired_and_forged() {
 fn grpc_by_token_and_metadata() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
-        let caller = lab.caller(lab.identity("default", "gateway")?);
-        let on = lab[orders].on(9090);
+        let pods = orders(lab, &signer).await?;
         let valid = format!("Bearer {}", signer.token(&json!({}))?);
         let expired = format!("Bearer {}", signer.token(&json!({ "exp": in_seconds(-3600) }))?);
-        let rows: [(&[(&'static str, &str)], Got); 5] = [
-            (&[("authorization", &valid), ("x-tenant", "acme")], ALLOWED),
-            (&[("authorization", &valid), ("x-tenant", "other")], DENIED),
-            (&[("authorization", &valid)], DENIED),
-            (&[("x-tenant", "acme")], DENIED),
-            (&[("authorization", &expired), ("x-tenant", "acme")], UNAUTHENTICATED),
-        ];
-        for (metadata, expected) in rows {
-            assert_eq!(caller.say(on, metadata).await, expected, "{metadata:?}");
+        for pod in pods {
+            let caller = lab.caller_to(pod, lab.identity("default", "gateway")?);
+            let on = lab[pod].on(9090);
+            let rows: [(&[(&'static str, &str)], Got); 5] = [
+                (&[("authorization", &valid), ("x-tenant", "acme")], ALLOWED),
+                (&[("authorization", &valid), ("x-tenant", "other")], DENIED),
+                (&[("authorization", &valid)], DENIED),
+                (&[("x-tenant", "acme")], DENIED),
+                (&[("authorization", &expired), ("x-tenant", "acme")], UNAUTHENTICATED),
+            ];
+            for (metadata, expected) in rows {
+                assert_eq!(caller.say(on, metadata).await, expected, "{metadata:?} on {on}");
+            }
+            let mut echo = caller.grpc(on).await.expect("a connection");
+            assert_eq!(echo.stream(1, 1).await.err(), Some(DENIED), "another method");
         }
-        let mut echo = caller.grpc(on).await.expect("a connection");
-        assert_eq!(echo.stream(1, 1).await.err(), Some(DENIED), "another method");
         Ok(())
     });
 }
@@ -232,10 +247,10 @@ fn grpc_by_token_and_metadata() {
 fn tcp_by_identity_and_port() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
-        let payment = lab.caller(lab.identity("default", "payment-service")?);
-        let gateway = lab.caller(lab.identity("default", "gateway")?);
-        for family in [Family::V4, Family::V6] {
+        let pods = orders(lab, &signer).await?;
+        for (pod, family) in everywhere(pods) {
+            let payment = lab.caller_to(pod, lab.identity("default", "payment-service")?);
+            let gateway = lab.caller_to(pod, lab.identity("default", "gateway")?);
             for (caller, port, expected) in [
                 (&payment, 5432, Got::Line),
                 (&payment, 7777, Got::Line),
@@ -244,7 +259,7 @@ fn tcp_by_identity_and_port() {
                 (&gateway, 5432, Got::Closed),
                 (&gateway, 7777, Got::Closed),
             ] {
-                let on = lab[orders].address(family, port);
+                let on = lab[pod].address(family, port);
                 assert_eq!(caller.line(on, "hello").await, expected, "{on}");
             }
         }
@@ -257,7 +272,7 @@ fn tcp_by_identity_and_port() {
 fn applications_speak_plaintext_and_the_wire_is_mutual_tls() {
     lab::run(here!(), async |lab| {
         let signer = Signer::new("https://login.example")?;
-        let orders = orders(lab, &signer).await?;
+        let [orders, _] = orders(lab, &signer).await?;
         let specs = ["payment", "gateway"].map(|name| PodSpec::new("default", name));
         let [payment, gateway] = specs;
         let pods = lab.pods([payment.account("payment-service"), gateway]).await?;

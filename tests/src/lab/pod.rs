@@ -69,6 +69,13 @@ impl PodSpec {
         self
     }
 
+    /// Without interception: an address 127.x of its own in a namespace shared with all such pods.
+    #[must_use]
+    pub fn without_capture(mut self) -> Self {
+        self.capture = Capture::None;
+        self
+    }
+
     #[must_use]
     pub fn agent_arg(mut self, arg: &str) -> Self {
         self.agent_args.push(arg.to_owned());
@@ -77,7 +84,7 @@ impl PodSpec {
 
     /// The Pod and its Service as the cluster would hold them.
     pub(super) fn objects(&self, at: &Namespace, cluster_ip: std::net::Ipv4Addr) -> Result<String> {
-        let Self { namespace, name, service_account, labels, ports, capture: _, agent_args: _ } = self;
+        let Self { namespace, name, service_account, labels, ports, capture, agent_args: _ } = self;
         let mut text = String::new();
         let labels: String = labels.iter().map(|(k, v)| format!("    {k}: {v}\n")).collect();
         write!(
@@ -93,11 +100,11 @@ impl PodSpec {
             writeln!(text, "    - containerPort: {port}")?;
         }
         let (v4, v6) = (at.v4, at.v6);
-        write!(
-            text,
-            "status:\n  phase: Running\n  podIP: {v4}\n  podIPs:\n  - ip: {v4}\n  - ip: \"{v6}\"\n  conditions:\n  \
-             - type: Ready\n    status: \"True\"\n",
-        )?;
+        write!(text, "status:\n  phase: Running\n  podIP: {v4}\n  podIPs:\n  - ip: {v4}\n")?;
+        if *capture == Capture::Nft {
+            writeln!(text, "  - ip: \"{v6}\"")?;
+        }
+        text.push_str("  conditions:\n  - type: Ready\n    status: \"True\"\n");
         let declared: Vec<_> =
             ports.iter().filter(|(_, protocol)| *protocol != Protocol::Undeclared).collect();
         if declared.is_empty() {
@@ -152,18 +159,27 @@ impl Pod {
     }
 
     /// The application: every port from the start, TCP where it is called so, else whatever comes.
-    pub(super) fn start_app(spec: &PodSpec, at: &Namespace, folder: &Path) -> Result<Process> {
+    pub(super) fn start_app(spec: &PodSpec, at: &Namespace, folder: &Path, logs: &Path) -> Result<Process> {
         let mut command = at.command(programs::countersign());
         command.args(["demo-app", "--name", &spec.name]);
         for (port, protocol) in &spec.ports {
+            let address = match spec.capture {
+                Capture::Nft => format!("[::]:{port}"),
+                Capture::None => format!("unix:{}", Self::socket(folder, *port).display()),
+            };
             let speaks = match protocol {
                 Protocol::Http | Protocol::Grpc => "http",
                 Protocol::Tcp => "tcp",
                 Protocol::Unnamed | Protocol::Undeclared => "auto",
             };
-            command.args(["--listen", &format!("{speaks}=[::]:{port}")]);
+            command.args(["--listen", &format!("{speaks}={address}")]);
         }
-        Process::start(&format!("{}-app", spec.name), folder, command)
+        Process::start(&format!("{}-app", spec.name), logs, command)
+    }
+
+    /// Where the application serves a port without capture, so that nothing goes round Envoy.
+    fn socket(folder: &Path, port: u16) -> PathBuf {
+        folder.join("app").join(port.to_string())
     }
 
     /// It has a join token for its first start and its own key afterwards.
@@ -186,6 +202,14 @@ impl Pod {
             .arg("--envoy")
             .arg(envoy)
             .args(&self.spec.agent_args);
+        if self.spec.capture == Capture::None {
+            command.arg("--address").arg(self.at.v4.to_string());
+            for (port, _) in &self.spec.ports {
+                command
+                    .arg("--app")
+                    .arg(format!("{port}=unix:{}", Self::socket(&self.folder, *port).display()));
+            }
+        }
         self.agent = Some(Process::start(&format!("{}-agent", self.spec.name), logs, command)?);
         Ok(())
     }
