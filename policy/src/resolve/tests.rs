@@ -83,7 +83,7 @@ fn peer_authentication_precedence() {
     check_mtls(&[mesh.clone(), pa("foo", "ns", 0, &[], None)], &app, Strict, &[]);
     check_mtls(&[mesh.clone(), pa("bar", "ns", 0, &[], Some(Disable))], &app, Strict, &[]);
     check_mtls(&[mesh.clone(), pa("foo", "w", 0, &[("app", "a")], Some(Permissive))], &app, Permissive, &[]);
-    check_mtls(&[mesh.clone(), pa("foo", "w", 0, &[("app", "b")], Some(Permissive))], &app, Strict, &[]);
+    check_mtls(&[mesh, pa("foo", "w", 0, &[("app", "b")], Some(Permissive))], &app, Strict, &[]);
     // Oldest wins in each scope, ties by name.
     let (old, new) = (pa("foo", "z", 1, &[], Some(Disable)), pa("foo", "a", 2, &[], Some(Strict)));
     check_mtls(&[old, new], &app, Disable, &[]);
