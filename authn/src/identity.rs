@@ -1,0 +1,50 @@
+//! What a verified connection says of its peer, and how a request handler reads it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use spiffe::{Leaf, SpiffeId, SvidError};
+use time::OffsetDateTime;
+
+/// The identity that the peer proved with its client certificate, in this connection's handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    pub id: SpiffeId,
+    /// Serial number of its leaf, lower-case hexadecimal.
+    pub serial: String,
+    /// End of the leaf's validity. [`crate::tls::Incoming`] closes the connection then.
+    pub not_after: OffsetDateTime,
+    /// The leaf as DER.
+    pub certificate: Arc<[u8]>,
+}
+
+impl PeerIdentity {
+    /// Reads a leaf that the TLS stack has verified.
+    pub(crate) fn of_verified(der: &[u8]) -> Result<Self, SvidError> {
+        let Leaf { id, serial, not_after, not_before: _, dns_names: _, public_key: _ } = Leaf::parse(der)?;
+        Ok(Self { id, serial, not_after, certificate: der.into() })
+    }
+
+    /// Whether the certificate's validity has ended.
+    pub fn is_expired(&self, now: OffsetDateTime) -> bool {
+        now >= self.not_after
+    }
+}
+
+/// What is known of a connection; in the extensions of each of its requests.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The peer's address and port.
+    pub peer: SocketAddr,
+    /// `None` if the peer presented no certificate.
+    pub identity: Option<Arc<PeerIdentity>>,
+}
+
+/// The connection that a request came by; `None` if not by [`crate::tls::Incoming`].
+pub fn connection<T>(request: &tonic::Request<T>) -> Option<&ConnectionInfo> {
+    request.extensions().get()
+}
+
+/// The verified identity of a request's caller; `None` if it proved none.
+pub fn peer<T>(request: &tonic::Request<T>) -> Option<&Arc<PeerIdentity>> {
+    connection(request)?.identity.as_ref()
+}
