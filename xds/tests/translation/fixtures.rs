@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::google::protobuf::Any;
 use mesh::{InboundPort, MeshConfig, Protocol, Workload, WorkloadKind};
 use policy::{Atom, Clause, EffectivePolicy, EffectiveRule, ObjectName};
+use prost::Message;
 use xds::build::{AppAddress, Capture, Inbound, ProxyShape};
+use xds::{Resource, ResourceType};
 
 use super::serve::Resources;
 
@@ -23,10 +28,6 @@ pub(crate) fn workload(addresses: &[IpAddr]) -> Workload {
         ready: true,
         created: 0,
     }
-}
-
-pub(crate) fn redirected() -> ProxyShape {
-    ProxyShape { capture: Capture::Nft, inline_policy: false, ipv6: false }
 }
 
 /// Without redirection: each of the ports is served by one application.
@@ -64,4 +65,30 @@ pub(crate) fn rule(name: &str, permissions: &[Atom], principals: &[Atom]) -> Eff
         permissions: branch(permissions),
         principals: branch(principals),
     }
+}
+
+/// The same resources with the listeners that really bind a wildcard port moved to free ports of `address`.
+pub(crate) fn elsewhere(resources: Resources, address: IpAddr) -> Resources {
+    let mut port = 20000;
+    resources
+        .into_iter()
+        .map(|(kind, resource)| {
+            if kind != ResourceType::Listener {
+                return (kind, resource);
+            }
+            let any = Any::decode(&*resource.any).unwrap();
+            let mut listener = Listener::decode(&*any.value).unwrap();
+            let bound = listener.bind_to_port.as_ref().is_none_or(|b| b.value);
+            let others = listener.additional_addresses.iter_mut().filter_map(|a| a.address.as_mut());
+            for at in listener.address.as_mut().into_iter().chain(others).filter(|_| bound) {
+                if let Some(address::Address::SocketAddress(socket)) = &mut at.address {
+                    socket.address = address.to_string();
+                    socket.port_specifier = Some(socket_address::PortSpecifier::PortValue(port));
+                    port += 1;
+                }
+            }
+            let any = Any { type_url: any.type_url, value: listener.encode_to_vec() };
+            (kind, Resource::new(resource.name, any.encode_to_vec().into()))
+        })
+        .collect()
 }
