@@ -23,7 +23,7 @@ use crate::guard::{Panicked, guarded};
 use crate::store::{Edit, Store};
 use groups::{Group, Groups, Inputs, Providers};
 use services::{Context, Services};
-use tables::{Encoded, Interner, Tables, overlaid};
+use tables::{Encoded, Interner, Tables, keep_equal, overlaid};
 
 /// Where a builder failed, and with what. Until it succeeds the last good result stays in force.
 #[derive(Debug, Default)]
@@ -311,13 +311,15 @@ impl Publisher {
         let Self { store, services, interner, failures, generation, .. } = self;
         let mut context = Context { mesh: &store.mesh, interner, failures };
         let shared = services.shared(&key.workload.namespace, key.shape.shared(), &mut context);
-        if key.shape.captured() {
-            slot.own = slot.group.tables.clone();
+        let own = if key.shape.captured() {
+            slot.group.tables.clone()
         } else {
             refresh_private(key, workload, slot, services, &store.mesh, &mut context);
             let private = slot.private.as_ref().map_or(&[][..], |private| &private.encoded);
-            slot.own = overlaid(&slot.group.tables, private, &slot.own);
-        }
+            overlaid(&slot.group.tables, private, &slot.own)
+        };
+        // Another group may hold equal content under another pointer.
+        keep_equal(&mut slot.own, own);
         let mut snapshot = Snapshot::new(*generation);
         for kind in ResourceType::ALL {
             let layers = snapshot.of_mut(kind);

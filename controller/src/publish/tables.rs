@@ -62,8 +62,7 @@ pub(crate) fn tables<'a>(
     })
 }
 
-/// `base` with `more` added; the tables of `old` where that changes nothing, else those of `base` where there is nothing
-/// to add.
+/// `base` with `more` added; the tables of `old` where that changes nothing, and those of `base` where nothing is added.
 pub(crate) fn overlaid(base: &Tables, more: &[(ResourceType, Resource)], old: &Tables) -> Tables {
     let mut new: [Option<Table>; 5] = Default::default();
     for (kind, resource) in more {
@@ -82,4 +81,13 @@ pub(crate) fn overlaid(base: &Tables, more: &[(ResourceType, Resource)], old: &T
             Some(table) => Arc::new(table),
         }
     })
+}
+
+/// Replaces the tables of `current` whose content differs.
+pub(crate) fn keep_equal(current: &mut Tables, new: Tables) {
+    for (current, new) in current.iter_mut().zip(new) {
+        if !Arc::ptr_eq(current, &new) && **current != *new {
+            *current = new;
+        }
+    }
 }

@@ -194,7 +194,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 400, ..ProptestConfig::default() })]
     #[test]
     fn incremental_equals_from_scratch(steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::new();
