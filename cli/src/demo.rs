@@ -29,8 +29,10 @@ use report::Report;
 use shop::Shop;
 use start::Progress;
 
-/// Arguments of `countersign demo`.
+/// Run a zero-trust shop on this machine, each workload behind a real Envoy, and print what is let through
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  countersign demo\n  countersign demo --watch --dir ./shop\n  \
+                        countersign demo -o json --envoy /usr/bin/envoy")]
 pub(crate) struct DemoArgs {
     /// Leave it running until Ctrl-C, and print commands to play with
     #[arg(long)]

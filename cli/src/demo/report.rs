@@ -132,8 +132,7 @@ async fn rows(calls: &Calls) -> Vec<Shown> {
             got: made.outcome.to_string(),
             passed: made.outcome == row.expected,
             latency_ms: milliseconds(made.latency),
-            decided_by: decided
-                .map_or_else(|| "(not in the access log)".to_owned(), |decided| words(row, &decided)),
+            decided_by: decided.map_or_else(|| silence(&made), |decided| words(row, &decided)),
             shows: row.shows,
         });
     }
