@@ -91,7 +91,7 @@ pub fn read(text: &str) -> Result<(MeshConfig, Vec<Finding>), Vec<Finding>> {
     let (value, locate) = crate::read::single(text).map_err(|finding| vec![finding])?;
     let mut issues = Issues::default();
     let config = parse(&value, &mut issues);
-    let findings = issues.0.iter().map(|issue| locate(issue)).collect();
+    let findings = issues.0.iter().map(locate).collect();
     match config {
         Some(config) if !issues.has_errors() => Ok((config, findings)),
         _ => Err(findings),
