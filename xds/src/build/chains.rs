@@ -135,7 +135,7 @@ pub(crate) fn proxy(mesh: &MeshConfig, cluster: &str) -> Filter {
 /// Policy on a TCP chain stands in the chain itself: a network filter is bound when a connection is accepted, so a
 /// change has to drain the chain (design decision 3). The guard is not needed there: STRICT has no plaintext chain.
 fn tcp_filters(inbound: &Inbound<'_>) -> Vec<Filter> {
-    let policy = rbac::tcp_view(inbound.policy);
+    let policy = inbound.policy.tcp();
     let mut filters = Vec::new();
     for (name, (config, resolved)) in inbound.authorizers() {
         if let Some(pair) = custom_pair(name, config, resolved, &policy) {

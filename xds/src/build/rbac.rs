@@ -4,7 +4,6 @@
 pub(crate) mod matcher;
 #[cfg(test)]
 pub(crate) mod samples;
-mod tcp;
 mod union;
 
 use policy::effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, EffectiveRule, MtlsGuard};
@@ -13,7 +12,6 @@ use policy::matcher::Atom;
 use super::encode::{HttpRbac, NetworkRbac, Rules};
 use super::pb::rbac::{Permission, Policy, Principal, permission, principal, rbac::Action};
 
-pub(crate) use tcp::tcp_view;
 pub use union::union;
 
 /// Name of the ECDS slot with the DENY rules and the STRICT guard: the one that [`union`] is for.

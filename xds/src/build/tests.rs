@@ -297,10 +297,10 @@ proptest! {
     /// CVE-2020-16844: where TCP has the attributes, both kinds of chain decide by the same rules.
     #[test]
     fn http_and_tcp_compile_alike(policy in samples::policies(false)) {
-        prop_assert_eq!(&rbac::tcp_view(&policy), &policy);
+        prop_assert_eq!(&policy.tcp(), &policy);
         let both = [
-            (rbac::deny(&policy, |_| true), rbac::deny(&rbac::tcp_view(&policy), |_| true)),
-            (rbac::allow(&policy), rbac::allow(&rbac::tcp_view(&policy))),
+            (rbac::deny(&policy, |_| true), rbac::deny(&policy.tcp(), |_| true)),
+            (rbac::allow(&policy), rbac::allow(&policy.tcp())),
         ];
         for (http, tcp) in both {
             let (http, tcp) = (http.http(), tcp.network());
@@ -312,7 +312,7 @@ proptest! {
     /// Design decision 5, semantics §10.2: on TCP an ALLOW rule is whole or gone, a DENY rule is never lost.
     #[test]
     fn tcp_narrows_allow_and_widens_deny(policy in samples::policies(true)) {
-        let tcp = rbac::tcp_view(&policy);
+        let tcp = policy.tcp();
         let rules = |r: &Option<Vec<policy::EffectiveRule>>| r.clone().unwrap_or_default();
         let (all, left) = (rules(&policy.allow.enforced), rules(&tcp.allow.enforced));
         prop_assert!(left.iter().all(|rule| all.contains(rule)));
