@@ -32,6 +32,7 @@ fn a_root_is_a_ca_for_its_trust_domain() {
     let names = root.subject_alternative_name().unwrap().unwrap();
     assert_eq!(names.value.general_names.len(), 1);
     assert_eq!(names.value.general_names[0].to_string(), "URI(spiffe://cluster.local)");
+    assert_eq!(authority.trust_domain(), Some(domain()));
     assert_eq!(authority.not_after(), datetime!(2036-07-29 12:00:00 UTC));
     assert_eq!(Leaf::parse(&der).unwrap_err(), SvidError::Ca);
 }
