@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use spiffe::{Leaf, SpiffeId, SvidError};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 /// The identity that the peer proved with its client certificate, in this connection's handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct PeerIdentity {
     pub id: SpiffeId,
     /// Serial number of its leaf, lower-case hexadecimal.
     pub serial: String,
-    /// End of the leaf's validity. [`crate::tls::Incoming`] closes the connection then.
+    /// Last second of the leaf's validity. A connection by [`crate::tls::Incoming`] ends after it.
     pub not_after: OffsetDateTime,
     /// The leaf as DER.
     pub certificate: Arc<[u8]>,
@@ -24,9 +24,15 @@ impl PeerIdentity {
         Ok(Self { id, serial, not_after, certificate: der.into() })
     }
 
+    /// The first instant at which the certificate is no longer valid: `not_after` is counted in whole seconds and still
+    /// belongs to the validity period (RFC 5280 §4.1.2.5), as the verifier sees it, too.
+    pub fn ends_at(&self) -> OffsetDateTime {
+        self.not_after + Duration::SECOND
+    }
+
     /// Whether the certificate's validity has ended.
     pub fn is_expired(&self, now: OffsetDateTime) -> bool {
-        now >= self.not_after
+        now >= self.ends_at()
     }
 }
 

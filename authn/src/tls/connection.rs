@@ -48,7 +48,7 @@ impl From<End> for io::Error {
 impl Connection {
     pub(super) fn new(tls: TlsStream<TcpStream>, peer: SocketAddr, place: Place) -> Self {
         let evicted = place.evicted();
-        let left = place.identity().map(|identity| identity.not_after - OffsetDateTime::now_utc());
+        let left = place.identity().map(|identity| identity.ends_at() - OffsetDateTime::now_utc());
         let end = Box::pin(async move {
             match (evicted, left) {
                 (Some(evicted), _) => {
