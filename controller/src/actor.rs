@@ -1,7 +1,8 @@
 //! The one task that owns all state: takes changes in batches, answers subscriptions, remembers what proxies said, and
 //! tells readiness. Everything it computes is synchronous; nobody else ever holds a lock on it.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::Object;
@@ -9,16 +10,15 @@ use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
 use runtime::http::Reasons;
 use source::Change;
-use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
-use xds::{ResourceType, Snapshot};
+use xds::Snapshot;
 
 use crate::metrics::{KindLabel, Metrics, TypeLabel, VersionLabel, version_label};
 use crate::publish::{Publisher, Refusal, SlotKey};
 use crate::report;
 use crate::status::{
-    Connected, Nack, Objects, Report, Session, SessionId, Sessions, VersionFloor, unfetched,
+    Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor, unfetched,
 };
 use crate::store::Edit;
 
@@ -32,8 +32,12 @@ const BATCH: usize = 4096;
 /// What others ask of the state's owner.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Subscribe { key: SlotKey, proxy: Connected, reply: oneshot::Sender<Result<Opened, Denied>> },
-    Event(SessionId, Event),
+    Subscribe {
+        key: SlotKey,
+        proxy: Connected,
+        journal: Arc<Mutex<Journal>>,
+        reply: oneshot::Sender<Result<Opened, Denied>>,
+    },
     Report(oneshot::Sender<Report>),
 }
 
@@ -52,21 +56,8 @@ pub(crate) enum Denied {
     Refused(Refusal),
 }
 
-/// What happened in a session.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Pushed(ResourceType),
-    /// All of that type of the snapshot of that generation is acknowledged.
-    Acked {
-        kind: ResourceType,
-        generation: u64,
-    },
-    Nacked {
-        kind: ResourceType,
-        nack: Nack,
-    },
-    Closed,
-}
+/// When the last batch that changed something arrived, and the generation it led to.
+pub(crate) type Arrived = Arc<Mutex<(u64, Instant)>>;
 
 /// What the certificate authority needs to know of the registry.
 #[derive(Clone, Debug, Default)]
@@ -93,8 +84,7 @@ pub(crate) struct Actor {
     /// Was ready once, so that what is in force is complete; a later problem freezes or degrades, but serves on.
     served: bool,
     frozen: Option<String>,
-    /// When the last batch that changed something arrived, by the generation it led to.
-    arrived: (u64, Instant),
+    arrived: Arrived,
     ready: watch::Sender<Result<(), Reasons>>,
     registry: watch::Sender<Arc<Registry>>,
 }
@@ -102,6 +92,7 @@ pub(crate) struct Actor {
 impl Actor {
     pub(crate) fn new(
         metrics: Metrics,
+        arrived: Arrived,
         ready: watch::Sender<Result<(), Reasons>>,
         registry: watch::Sender<Arc<Registry>>,
     ) -> Self {
@@ -113,7 +104,7 @@ impl Actor {
             synced: false,
             served: false,
             frozen: None,
-            arrived: (0, Instant::now()),
+            arrived,
             ready,
             registry,
         }
@@ -127,6 +118,7 @@ impl Actor {
         mut self,
         mut changes: mpsc::Receiver<Change>,
         mut commands: mpsc::Receiver<Command>,
+        mut closed: mpsc::UnboundedReceiver<SessionId>,
     ) -> Result<(), SourceEnded> {
         self.settle();
         let mut batch = Vec::new();
@@ -143,6 +135,7 @@ impl Actor {
                     Some(command) => self.obey(command),
                     None => return Ok(()),
                 },
+                Some(id) = closed.recv() => self.close(id),
             }
         }
     }
@@ -175,7 +168,7 @@ impl Actor {
         let before = self.publisher.generation;
         let published = self.publisher.commit();
         if self.publisher.generation != before {
-            self.arrived = (self.publisher.generation, start);
+            *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = (self.publisher.generation, start);
             let took = start.elapsed();
             self.metrics.commit.observe(took.as_secs_f64());
             self.metrics.published.inc_by(published as u64);
@@ -289,22 +282,26 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Subscribe { key, proxy, reply } => {
-                let answer = self.subscribe(&key, proxy);
+            Command::Subscribe { key, proxy, journal, reply } => {
+                let answer = self.subscribe(&key, proxy, journal);
                 let opened = answer.as_ref().ok().map(|opened| opened.id);
                 // A caller that has gone away meanwhile gets no session.
                 if let (Err(_), Some(id)) = (reply.send(answer), opened) {
                     self.close(id);
                 }
             }
-            Command::Event(id, event) => self.event(id, event),
             Command::Report(reply) => {
                 let _ = reply.send(self.report());
             }
         }
     }
 
-    fn subscribe(&mut self, key: &SlotKey, proxy: Connected) -> Result<Opened, Denied> {
+    fn subscribe(
+        &mut self,
+        key: &SlotKey,
+        proxy: Connected,
+        journal: Arc<Mutex<Journal>>,
+    ) -> Result<Opened, Denied> {
         if !self.served {
             return Err(Denied::NotReady(self.reasons()));
         }
@@ -316,32 +313,9 @@ impl Actor {
         if let Some(warning) = VersionFloor::warning(proxy.envoy_version) {
             tracing::warn!(node = %proxy.node, "{warning}");
         }
-        let id = self.sessions.open(Session::new(key.clone(), proxy, snapshots.clone()));
+        let id = self.sessions.open(Session::new(key.clone(), proxy, snapshots.clone(), journal));
         self.count_sessions();
         Ok(Opened { id, snapshots })
-    }
-
-    fn event(&mut self, id: SessionId, event: Event) {
-        match event {
-            Event::Pushed(kind) => self.metrics.pushed(kind),
-            Event::Acked { kind, generation } => {
-                let Some(session) = self.sessions.get_mut(id) else { return };
-                session.acked(kind, generation);
-                if generation == self.arrived.0 {
-                    self.metrics.convergence.observe(self.arrived.1.elapsed().as_secs_f64());
-                }
-            }
-            Event::Nacked { kind, nack } => {
-                self.metrics.rejected(kind);
-                let Some(session) = self.sessions.get_mut(id) else { return };
-                tracing::warn!(
-                    node = %session.proxy.node, kind = kind.short(), resources = ?nack.resources, error = %nack.error,
-                    "a proxy refused resources; it keeps what it had"
-                );
-                session.nacked(kind, nack);
-            }
-            Event::Closed => self.close(id),
-        }
     }
 
     fn close(&mut self, id: SessionId) {

@@ -13,8 +13,10 @@ mod effective;
 mod endpoints;
 mod guard;
 mod metrics;
+pub mod offline;
 mod publish;
 mod report;
+mod serve;
 pub mod status;
 mod store;
 
@@ -22,7 +24,8 @@ mod store;
 mod fixtures;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
@@ -33,8 +36,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use actor::SourceEnded;
 pub use status::Report;
 
-use actor::{Actor, Command, Registry};
+use actor::{Actor, Arrived, Command, Registry};
 use metrics::Metrics;
+use status::SessionId;
 
 /// Commands that may wait for the owner of the state; more make their senders wait.
 const COMMANDS: usize = 1024;
@@ -53,8 +57,11 @@ impl Controller {
         let (commands, received) = mpsc::channel(COMMANDS);
         let (ready_sender, ready) = watch::channel(Err(vec!["starting".to_owned()]));
         let (registry_sender, registry) = watch::channel(Arc::new(Registry::default()));
-        let actor = Actor::new(metrics, ready_sender, registry_sender);
-        (Handle { commands, ready, registry }, actor.run(changes, received))
+        let (closed, closing) = mpsc::unbounded_channel();
+        let arrived: Arrived = Arc::new(Mutex::new((0, Instant::now())));
+        let actor = Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender);
+        let handle = Handle { commands, closed, ready, registry, metrics, arrived };
+        (handle, actor.run(changes, received, closing))
     }
 }
 
@@ -62,8 +69,12 @@ impl Controller {
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    /// One message per session, when it ends.
+    closed: mpsc::UnboundedSender<SessionId>,
     ready: watch::Receiver<Result<(), Reasons>>,
     registry: watch::Receiver<Arc<Registry>>,
+    metrics: Metrics,
+    arrived: Arrived,
 }
 
 /// What the registry says of a name.
@@ -97,6 +108,13 @@ impl Handle {
         }
         let found = registry.workloads.get(&ObjectName::new(namespace, name));
         found.map_or(Registered::Unknown, |workload| Registered::Workload(workload.clone()))
+    }
+
+    /// Whether some workload of `namespace` runs as `service_account`; `None` before the first list.
+    pub fn service_account_in_use(&self, namespace: &str, service_account: &str) -> Option<bool> {
+        let registry = self.registry.borrow();
+        let uses = |w: &Arc<Workload>| *w.namespace == *namespace && *w.service_account == *service_account;
+        registry.complete.then(|| registry.workloads.values().any(uses))
     }
 
     /// The mesh configuration in force; Istio's defaults before the first list.

@@ -6,10 +6,11 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use xds::ResourceType;
@@ -34,10 +35,12 @@ pub(crate) struct KindLabel {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    pub(crate) start: Instant,
     /// Connected proxies, by the version their agent names. Only versions that look like one become a label.
     pub(crate) xds: Family<VersionLabel, Gauge>,
     pub(crate) pushes: Family<TypeLabel, Grows>,
+    /// Bytes of the resources in one response, by type.
+    pub(crate) config_size: Family<TypeLabel, Histogram>,
+    pub(crate) expired_nonce: Grows,
     pub(crate) rejects: Family<TypeLabel, Grows>,
     pub(crate) inbound_updates: Family<TypeLabel, Grows>,
     pub(crate) push_triggers: Family<TypeLabel, Grows>,
@@ -46,7 +49,6 @@ pub(crate) struct Metrics {
     pub(crate) convergence: Histogram,
     /// Seconds that one batch took to compute and publish.
     pub(crate) commit: Histogram,
-    pub(crate) uptime: Gauge<f64, AtomicU64>,
     pub(crate) objects: Family<KindLabel, Gauge>,
     pub(crate) objects_with_errors: Gauge,
     pub(crate) ready: Gauge,
@@ -61,16 +63,16 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self::unregistered();
         let Self {
-            start: _,
             xds,
             pushes,
+            config_size,
+            expired_nonce,
             rejects,
             inbound_updates,
             push_triggers,
             services,
             convergence,
             commit,
-            uptime,
             objects,
             objects_with_errors,
             ready,
@@ -82,6 +84,16 @@ impl Metrics {
         } = metrics.clone();
         registry.register("pilot_xds", "Connected proxies", xds);
         registry.register("pilot_xds_pushes", "Responses sent, by type", pushes);
+        registry.register(
+            "pilot_xds_config_size_bytes",
+            "Bytes of one response's resources, by type",
+            config_size,
+        );
+        registry.register(
+            "pilot_xds_expired_nonce",
+            "Answers to something older than the last response",
+            expired_nonce,
+        );
         registry.register("pilot_total_xds_rejects", "Responses that a proxy refused, by type", rejects);
         registry.register("pilot_inbound_updates", "Changes received from the source", inbound_updates);
         registry.register(
@@ -100,7 +112,7 @@ impl Metrics {
             "Seconds to compute and publish one batch of changes",
             commit,
         );
-        registry.register("istiod_uptime_seconds", "Seconds since start", uptime);
+        registry.register_collector(Box::new(Uptime(Instant::now())));
         registry.register("countersign_objects", "Objects known, by kind", objects);
         registry.register(
             "countersign_objects_with_errors",
@@ -135,9 +147,10 @@ impl Metrics {
     fn unregistered() -> Self {
         let seconds = |buckets: &'static [f64]| Histogram::new(buckets.iter().copied());
         Self {
-            start: Instant::now(),
             xds: Family::default(),
             pushes: Family::default(),
+            config_size: Family::new_with_constructor(|| Histogram::new([1.0, 10e3, 1e6, 4e6, 10e6, 40e6])),
+            expired_nonce: Grows::default(),
             rejects: Family::default(),
             inbound_updates: Family::default(),
             push_triggers: Family::default(),
@@ -147,7 +160,6 @@ impl Metrics {
                 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0,
             ]),
             commit: seconds(&[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0]),
-            uptime: Gauge::default(),
             objects: Family::default(),
             objects_with_errors: Gauge::default(),
             ready: Gauge::default(),
@@ -159,12 +171,26 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn pushed(&self, kind: ResourceType) {
-        self.pushes.get_or_create(&TypeLabel { r#type: kind.short() }).inc();
+    pub(crate) fn pushed(&self, kind: ResourceType, bytes: usize) {
+        let label = TypeLabel { r#type: kind.short() };
+        self.pushes.get_or_create(&label).inc();
+        self.config_size.get_or_create(&label).observe(bytes as f64);
     }
 
     pub(crate) fn rejected(&self, kind: ResourceType) {
         self.rejects.get_or_create(&TypeLabel { r#type: kind.short() }).inc();
+    }
+}
+
+/// Istio's name for the age of the process.
+#[derive(Debug)]
+struct Uptime(Instant);
+
+impl Collector for Uptime {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let age = ConstGauge::new(self.0.elapsed().as_secs_f64());
+        let name = "istiod_uptime_seconds";
+        age.encode(encoder.encode_descriptor(name, "Seconds since start", None, age.metric_type())?)
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use conditions::{Attached, conditions, selects};
 pub(crate) use objects::{Objects, unfetched};
-pub(crate) use sessions::{Connected, Nack, Session, SessionId, Sessions, VersionFloor};
+pub(crate) use sessions::{Connected, Journal, Nack, Session, SessionId, Sessions, VersionFloor};
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -142,8 +142,8 @@ pub struct TypeStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RejectedStatus {
-    /// Names of the resources, where they could be told.
-    pub resources: Vec<String>,
+    /// Name of the resource, where it could be told.
+    pub resource: Option<String>,
     pub error: String,
 }
 

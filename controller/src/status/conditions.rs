@@ -137,7 +137,7 @@ fn programmed(policy: &ObjectName, kind: Kind, attached: &Attached<'_>) -> Verdi
                     resource.short(),
                     nack.error
                 ));
-            } else if !session.synced() {
+            } else if !session.synced {
                 waiting.push(format!("{}/{}", workload.namespace, workload.name));
             }
         }
@@ -189,7 +189,7 @@ fn implicated(nack: &Nack, policy: &ObjectName, kind: Kind, action: Option<&Acti
         }),
         _ => false,
     };
-    nack.resources.iter().any(|name| slot(name))
+    nack.resource.as_deref().is_some_and(slot)
 }
 
 fn some_of(names: &[String], separator: &str) -> String {

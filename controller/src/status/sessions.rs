@@ -2,7 +2,7 @@
 //! `xds::ads`'s.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use policy::ObjectName;
@@ -12,6 +12,9 @@ use xds::{ResourceType, Snapshot};
 use crate::publish::{Publisher, SlotKey};
 
 use super::{ProxyStatus, RejectedStatus, TypeStatus, timestamp};
+
+/// Refusals kept per type.
+const MAX_NACKS: usize = 64;
 
 /// Names one stream of one proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,67 +36,112 @@ pub(crate) struct Connected {
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Nack {
-    /// The culprits where the session could tell them.
-    pub(crate) resources: Vec<Arc<str>>,
+    /// The culprit where the session could tell it.
+    pub(crate) resource: Option<Arc<str>>,
     pub(crate) error: String,
 }
 
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) key: SlotKey,
-    pub(crate) proxy: Connected,
-    pub(crate) since: SystemTime,
-    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// The generation that last changed each type for it; brought up to date by [`Sessions::refresh`].
-    changed: [u64; 5],
+/// What a proxy said so far. Written by its stream, read by the state's owner; never held across anything slow.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
     acked: [Option<u64>; 5],
-    /// The latest refusal of each type that no later acknowledgement has healed.
-    nacks: [Option<Nack>; 5],
+    /// Something of the type was sent, so the proxy has asked for it.
+    asked: [bool; 5],
+    /// The refusals of each type that no later acknowledgement of all of it has healed.
+    nacks: [Vec<Nack>; 5],
 }
 
-impl Session {
-    pub(crate) fn new(key: SlotKey, proxy: Connected, snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
-        let since = SystemTime::now();
-        Self { key, proxy, since, snapshots, changed: [0; 5], acked: [None; 5], nacks: Default::default() }
+impl Journal {
+    pub(crate) fn sent(&mut self, kind: ResourceType) {
+        self.asked[kind as usize] = true;
     }
 
     pub(crate) fn acked(&mut self, kind: ResourceType, generation: u64) {
         let index = kind as usize;
         self.acked[index] = Some(self.acked[index].unwrap_or(0).max(generation));
-        self.nacks[index] = None;
+        self.nacks[index].clear();
     }
 
+    /// A refusal whose culprit is known replaces what was said while it was searched for.
     pub(crate) fn nacked(&mut self, kind: ResourceType, nack: Nack) {
-        self.nacks[kind as usize] = Some(nack);
+        let nacks = &mut self.nacks[kind as usize];
+        nacks.retain(|known| known.resource.is_some() && known.resource != nack.resource);
+        nacks.truncate(MAX_NACKS);
+        nacks.push(nack);
     }
 
-    pub(crate) fn nacks(&self) -> impl Iterator<Item = (ResourceType, &Nack)> {
-        ResourceType::ALL.into_iter().filter_map(|kind| Some((kind, self.nacks[kind as usize].as_ref()?)))
-    }
-
-    /// Whether it has acknowledged all that is published for it. A type that it has not asked for and that would hold
-    /// nothing for it does not count; listeners it must always have asked for.
-    pub(crate) fn synced(&self) -> bool {
-        let snapshot = self.snapshots.borrow();
+    /// Whether it has acknowledged all that is published for it. What a proxy asks for besides clusters and listeners
+    /// follows from those: once they are acknowledged, what it has not asked for it does not use.
+    fn synced(&self, changed: &[u64; 5]) -> bool {
         ResourceType::ALL.into_iter().all(|kind| {
             let index = kind as usize;
             match self.acked[index] {
-                Some(acked) => acked >= self.changed[index] && self.nacks[index].is_none(),
-                None => kind != ResourceType::Listener && snapshot.of(kind).iter().next().is_none(),
+                Some(acked) => acked >= changed[index] && self.nacks[index].is_empty(),
+                None => !kind.wildcard() && !self.asked[index],
             }
         })
+    }
+}
+
+/// One stream of one proxy.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) key: SlotKey,
+    pub(crate) proxy: Connected,
+    since: SystemTime,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    journal: Arc<Mutex<Journal>>,
+    /// As of the last [`Sessions::refresh`]: the generation that last changed each type for it ..
+    changed: [u64; 5],
+    /// .. whether it has that ..
+    pub(crate) synced: bool,
+    /// .. and what it refused.
+    nacks: Vec<(ResourceType, Nack)>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        key: SlotKey,
+        proxy: Connected,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        journal: Arc<Mutex<Journal>>,
+    ) -> Self {
+        let since = SystemTime::now();
+        Self { key, proxy, since, snapshots, journal, changed: [0; 5], synced: false, nacks: Vec::new() }
+    }
+
+    pub(crate) fn nacks(&self) -> impl Iterator<Item = &(ResourceType, Nack)> {
+        self.nacks.iter()
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&mut self, changed: [u64; 5]) {
+        self.changed = changed;
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        self.synced = journal.synced(&changed);
+        let of = |kind| journal.nacks[kind as usize].iter().map(move |nack| (kind, nack.clone()));
+        self.nacks = ResourceType::ALL.into_iter().flat_map(of).collect();
     }
 
     pub(crate) fn status(&self, registered: bool) -> ProxyStatus {
         let Connected { node, workload, peer, secure, identity, envoy_version, agent_version: _ } =
             &self.proxy;
         let snapshot = self.snapshots.borrow().clone();
+        let acked = self.journal().acked;
         let types = ResourceType::ALL.into_iter().map(|kind| TypeStatus {
             kind: kind.short().to_owned(),
             published: self.changed[kind as usize],
-            acked: self.acked[kind as usize],
+            acked: acked[kind as usize],
             resources: snapshot.of(kind).iter().count(),
-            rejected: self.nacks[kind as usize].iter().map(rejected).collect(),
+            rejected: self
+                .nacks
+                .iter()
+                .filter(|(of, _)| *of == kind)
+                .map(|(_, nack)| rejected(nack))
+                .collect(),
         });
         let mut warnings = Vec::new();
         warnings.extend(VersionFloor::warning(*envoy_version));
@@ -112,7 +160,7 @@ impl Session {
             envoy_version: envoy_version.map(|(major, minor, patch)| format!("{major}.{minor}.{patch}")),
             connected: timestamp(self.since),
             registered,
-            synced: self.synced(),
+            synced: self.synced,
             types: types.collect(),
             warnings,
         }
@@ -120,10 +168,7 @@ impl Session {
 }
 
 fn rejected(nack: &Nack) -> RejectedStatus {
-    RejectedStatus {
-        resources: nack.resources.iter().map(ToString::to_string).collect(),
-        error: nack.error.clone(),
-    }
+    RejectedStatus { resource: nack.resource.as_ref().map(ToString::to_string), error: nack.error.clone() }
 }
 
 /// Older Envoys have publicly known ways around RBAC (see `known-bypasses` in the security documentation).
@@ -165,20 +210,15 @@ impl Sessions {
         self.open.remove(&id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.open.get_mut(&id)
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.open.values()
     }
 
-    /// Learns what is published for each session.
+    /// Learns what is published for each session, and what it said to that.
     pub(crate) fn refresh(&mut self, publisher: &Publisher) {
         for session in self.open.values_mut() {
-            if let Some(changed) = publisher.changed(&session.key) {
-                session.changed = changed;
-            }
+            let changed = publisher.changed(&session.key).unwrap_or(session.changed);
+            session.refresh(changed);
         }
     }
 }

@@ -1,0 +1,113 @@
+//! The same translation without proxies, sources or time: for `translate` and for tests. Serves nobody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crds::Object;
+use mesh::{InboundPort, MeshConfig, Workload, WorkloadKind};
+use policy::{EffectivePolicy, ObjectName};
+use xds::build::ProxyShape;
+use xds::{Resource, ResourceType};
+
+use crate::publish::{Publisher, SlotKey};
+use crate::status::unfetched;
+
+/// Everything over a fixed set of objects.
+#[derive(Debug)]
+pub struct Offline(Publisher);
+
+/// A bug: translation panicked. The log has its words.
+#[derive(Debug, thiserror::Error)]
+#[error("translation failed for {0}")]
+pub struct TranslationFailed(ObjectName);
+
+impl Offline {
+    pub fn new(mesh: MeshConfig, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut publisher = Publisher::default();
+        publisher.store.set_mesh(mesh);
+        for mut object in objects {
+            if let Object::RequestAuthentication(policy) = &mut object {
+                unfetched(policy);
+            }
+            publisher.store.apply(object);
+        }
+        publisher.first_list();
+        publisher.commit();
+        Self(publisher)
+    }
+
+    /// The registered workloads, by namespace and name.
+    pub fn workloads(&self) -> Vec<Arc<Workload>> {
+        let mut all: Vec<_> = self.0.store.workloads().cloned().collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        all
+    }
+
+    /// A workload of these labels that nobody has registered, and now somebody has.
+    pub fn register(&mut self, namespace: &str, labels: BTreeMap<String, String>) -> Arc<Workload> {
+        let workload = Workload {
+            namespace: namespace.into(),
+            name: "translated".into(),
+            kind: WorkloadKind::WorkloadEntry,
+            labels: Arc::new(labels),
+            service_account: "default".into(),
+            addresses: vec![[127, 0, 0, 1].into()],
+            named_ports: BTreeMap::new(),
+            mutual_tls: true,
+            ready: true,
+            created: 0,
+        };
+        let edit = self.0.store.apply(Object::Workload(workload.clone()));
+        self.0.edited(&edit);
+        self.0.commit();
+        Arc::new(workload)
+    }
+
+    /// The mesh configuration given.
+    pub fn mesh(&self) -> &MeshConfig {
+        &self.0.store.mesh
+    }
+
+    /// All that applies to a workload.
+    ///
+    /// # Errors
+    /// [`TranslationFailed`] on a bug.
+    pub fn effective(&mut self, workload: &Workload) -> Result<Arc<EffectivePolicy>, TranslationFailed> {
+        self.0.policy_of(workload).map_err(|_| failed(workload))
+    }
+
+    /// Its ports that some service names.
+    pub fn ports(&self, workload: &Workload) -> Vec<InboundPort> {
+        let services = self.0.store.services.namespace(&workload.namespace).map(|service| &**service);
+        mesh::inbound_ports(workload, services)
+    }
+
+    /// Everything its proxy would have, in the order of [`ResourceType`], by name.
+    ///
+    /// # Errors
+    /// [`TranslationFailed`] on a bug.
+    pub fn resources(
+        &mut self,
+        workload: &Workload,
+        shape: ProxyShape,
+    ) -> Result<Vec<(ResourceType, Resource)>, TranslationFailed> {
+        let key = SlotKey {
+            workload: crate::store::workload_name(workload),
+            shape,
+            identity: None,
+            claimed: workload.addresses.first().copied(),
+        };
+        let receiver = self.0.subscribe(&key).map_err(|_| failed(workload))?;
+        let snapshot = receiver.borrow();
+        let of = |kind| {
+            let mut all: Vec<_> = snapshot.of(kind).iter().map(|r| (kind, r.clone())).collect();
+            all.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+            all
+        };
+        Ok(ResourceType::ALL.into_iter().flat_map(of).collect())
+    }
+}
+
+fn failed(workload: &Workload) -> TranslationFailed {
+    TranslationFailed(crate::store::workload_name(workload))
+}
