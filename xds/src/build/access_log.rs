@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use mesh::MeshConfig;
 
 use super::encode::{FileAccessLog, Kind, LogFormat, Struct, Value, any};
 use super::pb::accesslog::{
-    AccessLog, AccessLogFilter, ResponseFlagFilter, access_log::ConfigType,
-    access_log_filter::FilterSpecifier,
+    AccessLog, AccessLogFilter, ExtensionFilter, OrFilter, ResponseFlagFilter, access_log::ConfigType,
+    access_log_filter::FilterSpecifier, extension_filter,
 };
 use super::pb::core;
 
@@ -45,13 +46,23 @@ pub(crate) fn requests(mesh: &MeshConfig) -> Vec<AccessLog> {
     file(mesh, None)
 }
 
-/// The log of connections that no filter chain took, such as plaintext under STRICT.
+/// The log of connections that were refused before there was a request: those that no filter chain took, such as
+/// plaintext under STRICT, and those whose certificate was refused on an HTTP chain (a TCP chain logs them itself).
 pub(crate) fn rejected(mesh: &MeshConfig) -> Vec<AccessLog> {
-    let no_route = ResponseFlagFilter { flags: vec!["NR".to_owned()] };
-    file(
-        mesh,
-        Some(AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(no_route)) }),
-    )
+    let no_route = FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec!["NR".to_owned()] });
+    let handshake = ExpressionFilter {
+        expression:
+            "connection.transport_failure_reason != '' && xds.filter_chain_name.endsWith('_mtls-http')"
+                .to_owned(),
+        ..Default::default()
+    };
+    let handshake = FilterSpecifier::ExtensionFilter(ExtensionFilter {
+        name: "envoy.access_loggers.extension_filters.cel".to_owned(),
+        config_type: Some(extension_filter::ConfigType::TypedConfig(any(&handshake))),
+    });
+    let filters = [no_route, handshake].map(|f| AccessLogFilter { filter_specifier: Some(f) }).to_vec();
+    let either = FilterSpecifier::OrFilter(OrFilter { filters });
+    file(mesh, Some(AccessLogFilter { filter_specifier: Some(either) }))
 }
 
 fn file(mesh: &MeshConfig, filter: Option<AccessLogFilter>) -> Vec<AccessLog> {

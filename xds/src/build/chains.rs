@@ -10,6 +10,8 @@ use super::slots::{http_filters, slots};
 use super::{Inbound, Provider, access_log, ext_authz, hcm, rbac, route, tls};
 use listener::{Filter, FilterChain, FilterChainMatch};
 
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+
 /// What plaintext HTTP looks like to the HTTP inspector.
 pub(crate) const PLAIN_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 
@@ -100,7 +102,11 @@ impl<'a> Parts<'a> {
             vec![hcm::inbound(self.mesh, stats, self.http_filters.clone(), route::inbound(port.cluster))]
         } else {
             let mut filters = self.tcp_filters.clone();
-            filters.push(proxy(self.mesh, port.cluster));
+            filters.push(if terminates {
+                authenticated_proxy(self.mesh, port.cluster)
+            } else {
+                proxy(self.mesh, port.cluster)
+            });
             filters
         };
         let transport_socket =
@@ -123,13 +129,27 @@ impl<'a> Parts<'a> {
 
 /// `tcp_proxy` to one cluster.
 pub(crate) fn proxy(mesh: &MeshConfig, cluster: &str) -> Filter {
+    network_filter(TCP_PROXY, any(&tcp_proxy(mesh, cluster)))
+}
+
+/// Connects to the application only when the client's certificate has been verified: otherwise anyone could make it
+/// accept connections. Envoys before 1.37 do not know the field and connect at once.
+fn authenticated_proxy(mesh: &MeshConfig, cluster: &str) -> Filter {
     let proxy = tcp_proxy::TcpProxy {
+        upstream_connect_mode: tcp_proxy::UpstreamConnectMode::OnDownstreamTlsHandshake as i32,
+        max_early_data_bytes: u32_value(0),
+        ..tcp_proxy(mesh, cluster)
+    };
+    network_filter(TCP_PROXY, any(&proxy))
+}
+
+fn tcp_proxy(mesh: &MeshConfig, cluster: &str) -> tcp_proxy::TcpProxy {
+    tcp_proxy::TcpProxy {
         stat_prefix: cluster.to_owned(),
         access_log: access_log::requests(mesh),
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.tcp_proxy", any(&proxy))
+    }
 }
 
 /// Policy on a TCP chain stands in the chain itself: a network filter is bound when a connection is accepted, so a

@@ -37,6 +37,7 @@ impl Envoy {
         let log = std::fs::File::create(dir.path().join("envoy.log")).unwrap();
         let child = Command::new(binary)
             .args(["--disable-hot-restart", "--concurrency", "1", "--drain-time-s", "1"])
+            .args(["--file-flush-interval-msec", "20"])
             .args(["--drain-strategy", "immediate", "-l", "warning", "-c"])
             .arg(&bootstrap)
             .stdin(Stdio::null())
@@ -47,8 +48,25 @@ impl Envoy {
         Some(Self { child, dir, server })
     }
 
+    /// E.g. `1.39.3`.
+    pub(crate) fn version(&self) -> String {
+        let out = Command::new(binary().unwrap()).arg("--version").output().unwrap();
+        String::from_utf8_lossy(&out.stdout).split('/').rev().nth(3).unwrap_or_default().to_owned()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    /// Waits until the log holds `text`; panics with the log if it never does.
+    pub(crate) async fn logged(&self, text: &str) {
+        for _ in 0..300 {
+            if self.log().contains(text) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{text} is not in\n{}", self.log());
     }
 }
 

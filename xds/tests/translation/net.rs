@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -55,6 +55,30 @@ pub(crate) async fn app() -> SocketAddr {
         }
     });
     address
+}
+
+/// An application that speaks first, and how many connections it has accepted.
+pub(crate) async fn greeter() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.write_all(b"hello\n").await;
+            open.push(stream);
+        }
+    });
+    (address, accepted)
+}
+
+/// Whether the greeting comes without a word from here.
+pub(crate) async fn greeted(stream: &mut Box<dyn Stream>) -> bool {
+    let mut buffer = [0; 6];
+    let read = tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_exact(&mut buffer)).await;
+    matches!(read, Ok(Ok(_))) && &buffer == b"hello\n"
 }
 
 /// An mTLS connection that offers `alpn`. Whoever answers is believed: the tests look at what Envoy decides.
@@ -130,6 +154,14 @@ pub(crate) async fn echo(stream: &mut Box<dyn Stream>) -> bool {
     let read = stream.read_exact(&mut buffer);
     matches!(tokio::time::timeout(std::time::Duration::from_secs(10), read).await, Ok(Ok(_)))
         && &buffer == b"hello\n"
+}
+
+/// Waits until the other side closes.
+pub(crate) async fn closed(stream: &mut Box<dyn Stream>) {
+    let mut buffer = [0; 1];
+    let read = stream.read(&mut buffer);
+    let end = tokio::time::timeout(std::time::Duration::from_secs(20), read).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "still open: {end:?}");
 }
 
 mod trust {
