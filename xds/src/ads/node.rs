@@ -1,0 +1,121 @@
+//! Istio's node identifier (semantics §6.2). Says who a proxy claims to be; whether that is true is for others.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::google::protobuf::value::Kind;
+
+/// Longer identifiers are refused (a pod name has at most 253 characters, a namespace 63).
+const MAX_ID_BYTES: usize = 1024;
+
+/// `TYPE~IP~NAME.NAMESPACE~DOMAIN`, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeId {
+    pub kind: NodeKind,
+    pub address: IpAddr,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeKind {
+    Sidecar,
+    Router,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    #[error("the first request carries no node")]
+    Missing,
+    #[error("node id {0:?} is not TYPE~IP~NAME.NAMESPACE~DOMAIN")]
+    Format(String),
+    #[error("node type {0:?} is not served; known: sidecar, router")]
+    Kind(String),
+    #[error("node id {0:?} has no valid IP address")]
+    Address(String),
+}
+
+impl NodeId {
+    /// Reads `node.id`; the address falls back to metadata `INSTANCE_IPS`, the namespace to `NAMESPACE`.
+    pub fn parse(node: &Node) -> Result<Self, NodeError> {
+        let id: String = node.id.chars().take(MAX_ID_BYTES).collect();
+        let parts: Vec<&str> = id.split('~').collect();
+        let [kind, address, name, domain] = parts[..] else { return Err(NodeError::Format(id)) };
+        let kind = match kind {
+            "sidecar" => NodeKind::Sidecar,
+            "router" => NodeKind::Router,
+            other => return Err(NodeError::Kind(other.to_owned())),
+        };
+        let instance = text(node, "INSTANCE_IPS");
+        let first = instance.and_then(|ips| ips.split(',').next()).map(str::trim);
+        let address = address.parse().ok().or_else(|| first.and_then(|ip| ip.parse().ok()));
+        let Some(address) = address else { return Err(NodeError::Address(id)) };
+        // A pod's name may hold dots, a namespace may not.
+        let (name, from_id) = name.rsplit_once('.').unwrap_or((name, ""));
+        let namespace =
+            [text(node, "NAMESPACE").unwrap_or_default(), from_id, domain.split('.').next().unwrap_or("")]
+                .into_iter()
+                .find(|namespace| !namespace.is_empty());
+        let (Some(namespace), false) = (namespace, name.is_empty()) else {
+            return Err(NodeError::Format(id));
+        };
+        Ok(Self { kind, address, name: name.into(), namespace: namespace.into() })
+    }
+}
+
+/// A string of the node's metadata.
+pub fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Envoy's own version as it reports it.
+pub fn envoy_version(node: &Node) -> Option<(u32, u32, u32)> {
+    use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+    match node.user_agent_version_type.as_ref()? {
+        UserAgentVersionType::UserAgentBuildVersion(build) => {
+            let version = build.version.as_ref()?;
+            Some((version.major_number, version.minor_number, version.patch))
+        }
+        UserAgentVersionType::UserAgentVersion(text) => {
+            let mut numbers = text.split('.').map(|n| n.parse().ok());
+            Some((numbers.next()??, numbers.next()??, numbers.next()??))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(id: &str) -> Result<NodeId, NodeError> {
+        NodeId::parse(&Node { id: id.to_owned(), ..Node::default() })
+    }
+
+    #[test]
+    fn istio_node_ids() {
+        let node = parse("sidecar~10.0.0.1~web-1.shop~shop.svc.cluster.local").expect("valid");
+        assert_eq!((&*node.name, &*node.namespace), ("web-1", "shop"));
+        assert_eq!(&*parse("sidecar~10.0.0.1~a.b.shop~shop.svc.cluster.local").expect("valid").name, "a.b");
+        assert_eq!(parse("router~::1~gw.edge~edge.svc.cluster.local").expect("valid").kind, NodeKind::Router);
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for id in [
+            "",
+            "sidecar",
+            "sidecar~10.0.0.1~a.b",
+            "sidecar~10.0.0.1~a.b~c~d",
+            "sidecar~10.0.0.1~~",
+            "sidecar~10.0.0.1~.b~c",
+        ] {
+            assert!(matches!(parse(id), Err(NodeError::Format(_))), "{id}");
+        }
+        assert!(matches!(parse("ztunnel~10.0.0.1~a.b~c"), Err(NodeError::Kind(_))));
+        assert!(matches!(parse("sidecar~nowhere~a.b~c"), Err(NodeError::Address(_))));
+    }
+}

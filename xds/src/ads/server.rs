@@ -1,0 +1,151 @@
+//! The gRPC side of ADS: takes a stream's first message, asks [`Snapshots`] for what it is to have, and carries messages
+//! between the stream and its [`Session`]. Limits what a peer can cost. Knows no policy; who may have what is the
+//! implementor's answer.
+
+mod admission;
+mod service;
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use spiffe::SpiffeId;
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use super::node::{NodeError, NodeId};
+use super::session::{Event, SessionError};
+use crate::Snapshot;
+use crate::build::{ProxyShape, ShapeError};
+
+pub use service::Ads;
+
+/// Who is at the other end of a connection, as far as the transport has verified it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// From the verified client certificate; `None` on plaintext or without one.
+    pub identity: Option<SpiffeId>,
+    pub address: Option<SocketAddr>,
+    /// The connection is TLS.
+    pub secure: bool,
+}
+
+/// A proxy that opens a stream: what it says of itself, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    pub id: NodeId,
+    pub shape: ProxyShape,
+    pub peer: Peer,
+    /// Envoy's version, as it says.
+    pub envoy_version: Option<(u32, u32, u32)>,
+    /// The whole node, metadata included.
+    pub node: Arc<Node>,
+    pub delta: bool,
+}
+
+/// What an accepted proxy gets.
+pub struct Subscription {
+    /// The latest snapshot. The stream ends when the sender is dropped.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Told what happens in the session; dropped when the stream ends.
+    pub events: Box<dyn Events>,
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
+    }
+}
+
+/// Listens to one session. Must not block.
+pub trait Events: Send + 'static {
+    fn event(&mut self, event: Event);
+}
+
+/// Why a proxy gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("a client certificate is needed")]
+    Unauthenticated,
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// The first full list is not there yet, or something blocks it.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Where sessions get their snapshots from.
+pub trait Snapshots: Send + Sync + 'static {
+    /// Decides whether `proxy` may have its configuration, and gives it.
+    fn subscribe(&self, proxy: Proxy) -> impl Future<Output = Result<Subscription, Refused>> + Send;
+}
+
+/// What one process and one peer may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Streams at once.
+    pub streams: usize,
+    /// Streams at once of one verified identity (or, without one, of one address).
+    pub streams_per_peer: usize,
+    /// New streams a second, and how many may come at once after a pause.
+    pub new_streams_per_second: u32,
+    pub burst: u32,
+    /// Bytes of one request.
+    pub message_bytes: usize,
+    /// How long a stream may stay silent at first.
+    pub first_message: Duration,
+    /// Requests a second on one stream, and how many may come at once.
+    pub requests_per_second: u32,
+    pub request_burst: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams: 20_000,
+            streams_per_peer: 4096,
+            new_streams_per_second: 1000,
+            burst: 5000,
+            message_bytes: 4 << 20,
+            first_message: Duration::from_secs(10),
+            requests_per_second: 1000,
+            request_burst: 20_000,
+        }
+    }
+}
+
+/// The one place where refusals become gRPC status.
+pub(super) enum Failure {
+    Refused(Refused),
+    Node(NodeError),
+    Shape(ShapeError),
+    Session(SessionError),
+    Busy(&'static str),
+    Silent,
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let (code, message) = match failure {
+            Failure::Refused(refused) => {
+                let code = match refused {
+                    Refused::Unauthenticated => Code::Unauthenticated,
+                    Refused::PermissionDenied(_) => Code::PermissionDenied,
+                    Refused::NotReady(_) => Code::Unavailable,
+                    Refused::Invalid(_) => Code::InvalidArgument,
+                };
+                (code, refused.to_string())
+            }
+            Failure::Node(error) => (Code::InvalidArgument, error.to_string()),
+            Failure::Shape(error) => (Code::InvalidArgument, error.to_string()),
+            Failure::Session(error) => (Code::InvalidArgument, error.to_string()),
+            Failure::Busy(what) => (Code::ResourceExhausted, what.to_owned()),
+            Failure::Silent => (Code::DeadlineExceeded, "no request came".to_owned()),
+        };
+        Self::new(code, message)
+    }
+}

@@ -1,0 +1,131 @@
+//! `envoy.service.discovery.v3.AggregatedDiscoveryService` with our own response messages.
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, StdError, http};
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::admission::Admission;
+use super::stream::{self, Message, Outgoing};
+use super::{Limits, Peer, Snapshots};
+use crate::ads::wire::{DeltaDiscoveryResponse, DiscoveryResponse};
+
+/// The ADS service over some [`Snapshots`]. Cheap to clone; clones share the limits.
+pub struct Ads<S> {
+    pub(super) snapshots: Arc<S>,
+    pub(super) admission: Admission,
+    pub(super) limits: Limits,
+    /// Reads what the transport knows of the peer from a request's extensions.
+    identify: fn(&http::Extensions) -> Peer,
+    /// `control_plane.identifier` of every response.
+    pub(super) identifier: Arc<str>,
+}
+
+impl<S> Clone for Ads<S> {
+    fn clone(&self) -> Self {
+        let Self { snapshots, admission, limits, identify, identifier } = self;
+        Self {
+            snapshots: snapshots.clone(),
+            admission: admission.clone(),
+            limits: *limits,
+            identify: *identify,
+            identifier: identifier.clone(),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for Ads<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ads").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl<S: Snapshots> Ads<S> {
+    /// `identify` reads from a request's extensions who the transport says is calling.
+    pub fn new(
+        snapshots: Arc<S>,
+        limits: Limits,
+        identifier: &str,
+        identify: fn(&http::Extensions) -> Peer,
+    ) -> Self {
+        Self { snapshots, admission: Admission::new(limits), limits, identify, identifier: identifier.into() }
+    }
+
+    /// The same service and limits for a port whose peers are identified in another way.
+    #[must_use]
+    pub fn identified_by(&self, identify: fn(&http::Extensions) -> Peer) -> Self {
+        Self { identify, ..self.clone() }
+    }
+}
+
+impl<S> NamedService for Ads<S> {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
+
+impl<S, B> Service<http::Request<B>> for Ads<S>
+where
+    S: Snapshots,
+    B: tonic::codegen::Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let ads = self.clone();
+        Box::pin(async move {
+            let limit = Some(ads.limits.message_bytes);
+            Ok(match request.uri().path() {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources" => {
+                    let codec: ProstCodec<DiscoveryResponse, DiscoveryRequest> = ProstCodec::default();
+                    let method = Method { ads, of: PhantomData::<DiscoveryRequest> };
+                    Grpc::new(codec)
+                        .apply_max_message_size_config(limit, None)
+                        .streaming(method, request)
+                        .await
+                }
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources" => {
+                    let codec: ProstCodec<DeltaDiscoveryResponse, DeltaDiscoveryRequest> =
+                        ProstCodec::default();
+                    let method = Method { ads, of: PhantomData::<DeltaDiscoveryRequest> };
+                    Grpc::new(codec)
+                        .apply_max_message_size_config(limit, None)
+                        .streaming(method, request)
+                        .await
+                }
+                _ => Status::unimplemented("no such method").into_http(),
+            })
+        })
+    }
+}
+
+/// One of the two methods, by its request message.
+struct Method<S, M> {
+    ads: Ads<S>,
+    of: PhantomData<M>,
+}
+
+impl<S: Snapshots, M: Message> StreamingService<M> for Method<S, M> {
+    type Response = M::Answer;
+    type ResponseStream = Outgoing<M::Answer>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<M>>) -> Self::Future {
+        let peer = (self.ads.identify)(request.extensions());
+        let ads = self.ads.clone();
+        Box::pin(async move { Ok(Response::new(stream::open(ads, peer, request.into_inner()))) })
+    }
+}

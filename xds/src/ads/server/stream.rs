@@ -1,0 +1,132 @@
+//! One stream: its requests, the snapshots it follows, and the task that joins them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::admission::{Bucket, Place};
+use super::service::Ads;
+use super::{Failure, Peer, Proxy, Snapshots, Subscription};
+use crate::ads::node::{self, NodeId};
+use crate::ads::session::{Response, Session, SessionError};
+use crate::ads::wire::{DeltaDiscoveryResponse, DiscoveryResponse, Wire};
+use crate::build::ProxyShape;
+
+/// Responses that wait for the peer to read them: one per type and a few for errors.
+const OUTGOING: usize = 8;
+
+pub(super) type Outgoing<W> = ReceiverStream<Result<W, Status>>;
+
+/// A request message of either variant.
+pub(super) trait Message: prost::Message + Default + 'static {
+    type Answer: Wire;
+    fn node(&mut self) -> Option<Node>;
+    fn apply(&self, session: &mut Session) -> Result<Vec<Response>, SessionError>;
+}
+
+impl Message for DiscoveryRequest {
+    type Answer = DiscoveryResponse;
+
+    fn node(&mut self) -> Option<Node> {
+        self.node.take()
+    }
+
+    fn apply(&self, session: &mut Session) -> Result<Vec<Response>, SessionError> {
+        session.sotw(self)
+    }
+}
+
+impl Message for DeltaDiscoveryRequest {
+    type Answer = DeltaDiscoveryResponse;
+
+    fn node(&mut self) -> Option<Node> {
+        self.node.take()
+    }
+
+    fn apply(&self, session: &mut Session) -> Result<Vec<Response>, SessionError> {
+        session.delta(self)
+    }
+}
+
+/// Starts the stream's task; it ends with the stream, in either direction.
+pub(super) fn open<S: Snapshots, M: Message>(
+    ads: Ads<S>,
+    peer: Peer,
+    requests: Streaming<M>,
+) -> Outgoing<M::Answer> {
+    let (tx, rx) = mpsc::channel(OUTGOING);
+    tokio::spawn(async move {
+        let closed = tx.clone();
+        tokio::select! {
+            outcome = serve(&ads, peer, requests, &tx) => {
+                if let Err(failure) = outcome {
+                    let status = Status::from(failure);
+                    tracing::info!(code = ?status.code(), reason = status.message(), "ADS stream refused");
+                    // The peer may be gone already.
+                    let _ = tx.send(Err(status)).await;
+                }
+            }
+            // The peer reads no more.
+            () = closed.closed() => {}
+        }
+    });
+    ReceiverStream::new(rx)
+}
+
+type Sender<W> = mpsc::Sender<Result<W, Status>>;
+
+async fn serve<S: Snapshots, M: Message>(
+    ads: &Ads<S>,
+    peer: Peer,
+    mut requests: Streaming<M>,
+    tx: &Sender<M::Answer>,
+) -> Result<(), Failure> {
+    let _place: Place = ads.admission.admit(&peer)?;
+    let first = timeout(ads.limits.first_message, requests.message()).await.map_err(|_| Failure::Silent)?;
+    let Ok(Some(mut first)) = first else { return Ok(()) };
+    let node = first.node().ok_or(Failure::Node(node::NodeError::Missing))?;
+    let proxy = Proxy {
+        id: NodeId::parse(&node).map_err(Failure::Node)?,
+        shape: ProxyShape::from_node(&node).map_err(Failure::Shape)?,
+        peer,
+        envoy_version: node::envoy_version(&node),
+        node: Arc::new(node),
+        delta: M::Answer::VARIANT == crate::ads::session::Variant::Delta,
+    };
+    let Subscription { mut snapshots, mut events } =
+        ads.snapshots.subscribe(proxy).await.map_err(Failure::Refused)?;
+    let mut session = Session::new(M::Answer::VARIANT, snapshots.borrow_and_update().clone());
+    let mut bucket = Bucket::new(ads.limits.requests_per_second, ads.limits.request_burst, Instant::now());
+    let mut request = Some(first);
+    loop {
+        let responses = match request.take() {
+            Some(request) if !bucket.take(Instant::now()) => {
+                drop(request);
+                return Err(Failure::Busy("too many requests on one stream"));
+            }
+            Some(request) => request.apply(&mut session).map_err(Failure::Session)?,
+            None => session.update(snapshots.borrow_and_update().clone()),
+        };
+        session.take_events().into_iter().for_each(|event| events.event(event));
+        for response in responses {
+            if tx.send(Ok(M::Answer::from_response(response, &ads.identifier))).await.is_err() {
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            // A peer's request first: it may be the ACK that a waiting change needs.
+            biased;
+            message = requests.message() => match message {
+                Ok(Some(message)) => request = Some(message),
+                Ok(None) | Err(_) => return Ok(()),
+            },
+            changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}

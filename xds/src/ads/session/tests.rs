@@ -1,0 +1,4 @@
+//! Transcripts (`> request`, `< response`, `= event`) and a client model under random interleavings.
+
+mod model;
+mod transcript;
