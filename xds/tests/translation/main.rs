@@ -12,4 +12,5 @@ mod pki;
 #[path = "../../src/build/rbac/samples.rs"]
 mod samples;
 mod serve;
+mod tokens;
 mod traffic;

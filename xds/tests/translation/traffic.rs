@@ -10,16 +10,16 @@ use super::pki::{Ca, Identity};
 use super::serve::Resources;
 use super::{fixtures, net};
 
-const HTTP: u16 = 8080;
+pub(crate) const HTTP: u16 = 8080;
 const AUTO: u16 = 8081;
 const TCP: u16 = 8082;
 const MESH_HTTP: [&str; 3] = ["istio-http/1.1", "istio", "http/1.1"];
 const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
 
 /// One workload behind one Envoy, without redirection, and a client that may be anyone.
-struct Bed {
+pub(crate) struct Bed {
     ca: Ca,
-    client: Identity,
+    pub(crate) client: Identity,
     mesh: MeshConfig,
     ports: Vec<InboundPort>,
     address: std::net::IpAddr,
@@ -29,7 +29,7 @@ struct Bed {
 }
 
 impl Bed {
-    async fn new() -> Option<Self> {
+    pub(crate) async fn new() -> Option<Self> {
         let ca = Ca::new();
         let own = ca.issue(&["spiffe://cluster.local/ns/foo/sa/test"]);
         let envoy = Envoy::start(&own, &ca.pem).await?;
@@ -45,7 +45,7 @@ impl Bed {
         })
     }
 
-    async fn enforce(&self, policy: &EffectivePolicy) {
+    pub(crate) async fn enforce(&self, policy: &EffectivePolicy) {
         self.envoy.server.publish(self.resources(policy)).await.unwrap_or_else(|e| panic!("refused: {e:#?}"));
         for port in &self.ports {
             self.open(port.port).await;
@@ -77,7 +77,7 @@ impl Bed {
         self.http_with(port, identity, path, "").await.map(|(status, _)| status)
     }
 
-    async fn http_with(
+    pub(crate) async fn http_with(
         &self,
         port: u16,
         identity: Option<&Identity>,
