@@ -147,3 +147,6 @@ impl Issuer {
         Ok(Issuance { id: mint.id, leaf, chain })
     }
 }
+
+#[cfg(test)]
+mod tests;

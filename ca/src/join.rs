@@ -189,3 +189,6 @@ fn purge_dir(dir: &Path, now: OffsetDateTime) -> Result<usize, TokenError> {
     }
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,3 +178,6 @@ fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), StorageErro
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
