@@ -163,6 +163,9 @@ impl Model {
             .iter()
             .take_while(|r| kind != ResourceType::Listener || content(r) != Some(BAD))
         {
+            if kind == ResourceType::Endpoint && !self.endpoints.contains(&*resource.name) {
+                continue; // no longer asked for
+            }
             held.insert(resource.name.to_string(), content(resource).unwrap_or(u8::MAX));
             if let (ResourceType::Extension, Some(deny), Some(allow)) =
                 (kind, held.get(DENY), held.get(ALLOW))
