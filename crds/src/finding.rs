@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::path::{At, FieldPath};
+use crate::path::{At, FieldPath, Segment};
 
 /// A problem with an object: what, where in it, and how bad.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,10 +91,14 @@ impl Issues {
         self.0.push(Issue { severity: Severity::Warning, path: at.path(), message: message.into() });
     }
 
-    /// An error about something missing, unless what is missing was given and is reported already.
+    /// An error about something missing, unless what is missing was given and is reported already: there, below, or as
+    /// an entry of a list that could not be read at all.
     pub(crate) fn missing(&mut self, at: &At<'_>, message: impl Into<String>) {
         let path = at.path();
-        if !self.errors().any(|issue| issue.path.0.starts_with(&path.0)) {
+        let entry = |other: &FieldPath| {
+            matches!(other.0.last(), Some(Segment::Index(_))) && path.0.starts_with(&other.0)
+        };
+        if !self.errors().any(|issue| issue.path.0.starts_with(&path.0) || entry(&issue.path)) {
             self.0.push(Issue::error(path, message));
         }
     }

@@ -28,6 +28,7 @@ mod salvage;
 mod selector;
 mod service;
 mod service_account;
+mod strict;
 mod values;
 mod when;
 mod wire;

@@ -21,10 +21,11 @@ pub const MAX_FILE: usize = 4 << 20;
 /// Bytes one YAML document may have (etcd takes no larger object either).
 pub const MAX_DOCUMENT: usize = 1 << 20;
 const MAX_DOCUMENTS: usize = 10_000;
-/// `[` and `{` of one document: the YAML scanner takes quadratic time on text that opens nothing but brackets.
-const MAX_BRACKETS: usize = 20_000;
+/// The squares of the numbers of `[` and `{` of all documents, summed: the YAML scanner takes quadratic time on brackets
+/// in brackets, and that a document opens many is all that can be seen without scanning it. One may have 5,000.
+const MAX_BRACKETS_SQUARED: usize = 25_000_000;
 /// Bytes that may be read again to give the findings of one file their line and column.
-const MAX_LOCATING: usize = 8 << 20;
+const MAX_LOCATING: usize = 4 << 20;
 
 /// One document, or one item of a `List`.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +57,7 @@ pub fn read(text: &str, origin: &str) -> Vec<Document> {
         let message = format!("the file has {} bytes; at most {MAX_FILE} are read", text.len());
         return vec![whole_file(origin, message)];
     }
-    let mut reader = Reader { origin, locating: 0, documents: Vec::new() };
+    let mut reader = Reader { origin, locating: 0, brackets: 0, documents: Vec::new() };
     let json = origin.ends_with(".json") || text.trim_start().starts_with('{');
     if json && (origin.ends_with(".json") || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()) {
         if !text.trim().is_empty() {
@@ -86,11 +87,16 @@ struct Reader<'r> {
     origin: &'r str,
     /// Bytes read again so far.
     locating: usize,
+    /// See [`MAX_BRACKETS_SQUARED`].
+    brackets: usize,
     documents: Vec<Document>,
 }
 
 impl Reader<'_> {
     fn document(&mut self, chunk: Chunk<'_>, format: Format) {
+        if let Err(message) = self.bounded(chunk.text, format) {
+            return self.broken(chunk, serde_json::Map::new(), message, None);
+        }
         match tree(chunk.text, format) {
             Ok(Value::Null) => {}
             Ok(value) => match list_items(&value) {
@@ -102,8 +108,25 @@ impl Reader<'_> {
                     }
                 }
             },
-            Err((message, position)) => self.broken(chunk, format, message, position),
+            Err((message, position)) => self.broken(chunk, identify(chunk.text, format), message, position),
         }
+    }
+
+    /// Refuses what would cost too much even to scan.
+    fn bounded(&mut self, text: &str, format: Format) -> Result<(), String> {
+        if text.len() > MAX_DOCUMENT {
+            return Err(format!("the document has {} bytes; at most {MAX_DOCUMENT} are read", text.len()));
+        }
+        if format == Format::Yaml {
+            let brackets = brackets(text);
+            self.brackets += brackets * brackets;
+            if self.brackets > MAX_BRACKETS_SQUARED {
+                return Err(format!(
+                    "too many brackets ({brackets}): use YAML's block style, or a .json file"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// An object at `path` of the document.
@@ -128,8 +151,13 @@ impl Reader<'_> {
     }
 
     /// A document that is no YAML or JSON from some point on.
-    fn broken(&mut self, chunk: Chunk<'_>, format: Format, message: String, position: Option<Position>) {
-        let seen = identify(chunk.text, format);
+    fn broken(
+        &mut self,
+        chunk: Chunk<'_>,
+        seen: serde_json::Map<String, Value>,
+        message: String,
+        position: Option<Position>,
+    ) {
         let mut issues = Issues::default();
         let content = parse_broken(&seen, Issue::error(FieldPath::default(), message), &mut issues);
         let line = chunk.first_line();
@@ -175,6 +203,9 @@ pub(crate) fn single(text: &str) -> Result<(Value, impl Fn(&Issue) -> Finding + 
             return Err(Finding { line: Some(second.first_line()), ..finding });
         }
     };
+    if chunk.text.len() > MAX_DOCUMENT || brackets(chunk.text).pow(2) > MAX_BRACKETS_SQUARED {
+        return Err(Finding::error("the document is too large"));
+    }
     let value = tree(chunk.text, Format::Yaml).map_err(|(message, position)| Finding {
         line: position.map(|at| at.line + chunk.lines_before),
         column: position.map(|at| at.column),
@@ -188,13 +219,11 @@ pub(crate) fn single(text: &str) -> Result<(Value, impl Fn(&Issue) -> Finding + 
     Ok((value, locate))
 }
 
+fn brackets(text: &str) -> usize {
+    text.bytes().filter(|b| matches!(b, b'[' | b'{')).count()
+}
+
 fn tree(text: &str, format: Format) -> Result<Value, (String, Option<Position>)> {
-    if text.len() > MAX_DOCUMENT {
-        return Err((
-            format!("the document has {} bytes; at most {MAX_DOCUMENT} are read", text.len()),
-            None,
-        ));
-    }
     let budget = Budget::default();
     match format {
         Format::Json => {
@@ -205,9 +234,6 @@ fn tree(text: &str, format: Format) -> Result<Value, (String, Option<Position>)>
             })
         }
         Format::Yaml => {
-            if text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > MAX_BRACKETS {
-                return Err((format!("the document has more than {MAX_BRACKETS} opening brackets"), None));
-            }
             Tree(&budget).deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
                 let position = error.location().map(|at| Position { line: at.line(), column: at.column() });
                 (without_position(&error), position)
@@ -221,11 +247,8 @@ fn identify(text: &str, format: Format) -> serde_json::Map<String, Value> {
     let budget = Budget::default();
     let identity = Identity::default();
     let seed = Identify(&identity, &budget);
-    let bounded = text.len() <= MAX_DOCUMENT
-        && text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() <= MAX_BRACKETS;
     // Its own error is the one that is being reported.
     let _broken = match format {
-        _ if !bounded => Ok(()),
         Format::Json => seed.deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(drop),
         Format::Yaml => seed.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(drop),
     };

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::finding::{Issue, Issues};
 use crate::path::{At, FieldPath, Segment};
+use crate::strict;
 
 /// More broken parts than this in one spec: nothing in it is believed.
 const MAX_CUTS: usize = 64;
@@ -49,11 +50,10 @@ pub(crate) fn salvage<T: DeserializeOwned + Default>(spec: Spec<'_>, issues: &mu
         }
     }
     for _ in 0..MAX_CUTS {
-        match serde_path_to_error::deserialize::<_, T>(&*value) {
+        match strict::read(&value) {
             Ok(spec) => return Some(spec),
-            Err(error) => {
-                let path = steps(error.path());
-                report(issues, &path, error.inner().to_string());
+            Err((path, message)) => {
+                report(issues, &path, message);
                 if !cut(value.to_mut(), &path.0) {
                     return None;
                 }
@@ -77,16 +77,6 @@ fn find_nulls(value: &Value, at: &At<'_>, found: &mut Vec<FieldPath>) {
         Value::Object(map) => map.iter().for_each(|(key, item)| find_nulls(item, &at.key(key), found)),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
-}
-
-fn steps(path: &serde_path_to_error::Path) -> FieldPath {
-    use serde_path_to_error::Segment as S;
-    let steps = path.iter().map_while(|segment| match segment {
-        S::Seq { index } => Some(Segment::Index(*index)),
-        S::Map { key } => Some(Segment::Key(key.clone())),
-        S::Enum { .. } | S::Unknown => None,
-    });
-    FieldPath(steps.collect())
 }
 
 /// Cuts out what is at `path`, or the closest thing around it that can be cut; `false` if that is everything.

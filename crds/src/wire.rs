@@ -7,24 +7,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::finding::{Issue, Issues};
-use crate::path::{At, FieldPath, Segment};
+use crate::path::At;
+use crate::strict;
 
 /// `None` after reporting the first thing that does not fit. A `null` counts as absent, as in Kubernetes.
 pub(crate) fn read<T: DeserializeOwned>(document: &Map<String, Value>, issues: &mut Issues) -> Option<T> {
     let mut value = Value::Object(document.clone());
     drop_nulls(&mut value);
-    match serde_path_to_error::deserialize(value) {
-        Ok(wire) => Some(wire),
-        Err(error) => {
-            let steps = error.path().iter().map_while(|segment| match segment {
-                serde_path_to_error::Segment::Seq { index } => Some(Segment::Index(*index)),
-                serde_path_to_error::Segment::Map { key } => Some(Segment::Key(key.clone())),
-                _ => None,
-            });
-            issues.0.push(Issue::error(FieldPath(steps.collect()), error.inner().to_string()));
-            None
-        }
-    }
+    strict::read(&value).map_err(|(path, message)| issues.0.push(Issue::error(path, message))).ok()
 }
 
 fn drop_nulls(value: &mut Value) {
