@@ -10,6 +10,7 @@ use std::{
 use authn::OwnSvid;
 use spiffe::{SpiffeId, Svid};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Counters, Error, Issuer};
@@ -43,8 +44,10 @@ impl ServerIdentity {
             "localhost".to_owned(),
         ];
         let renewal = Renewal { issuer, id: id.clone(), dns_names, counters };
+        // Before the first signature, so that no change of the root after it is missed.
+        let generation = renewal.issuer.generation();
         let (svid, own) = renewal.first()?;
-        let renewing = AbortOnDropHandle::new(tokio::spawn(renewal.run(svid, Arc::clone(&own))));
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renewal.run(svid, Arc::clone(&own), generation)));
         Ok(Self { id, own, _renewing: renewing })
     }
 
@@ -81,8 +84,7 @@ impl Renewal {
         Ok(svid)
     }
 
-    async fn run(self, first: Svid, own: Arc<OwnSvid>) {
-        let mut generation = self.issuer.generation();
+    async fn run(self, first: Svid, own: Arc<OwnSvid>, mut generation: watch::Receiver<u64>) {
         let mut pause = until_half_life(&first);
         loop {
             tokio::select! {
