@@ -1,0 +1,131 @@
+//! The command line: which subcommands there are, and what their results mean to a shell.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::{completion, demo, join_token, proxy_status, standalone, status, version, wait};
+
+/// Exit code for "it works, and there is something to look at": a timeout, an object that is not accepted.
+pub(crate) const FINDING: u8 = 1;
+/// Exit code for a wrong command line or input, and for anything that could not be done.
+pub(crate) const ERROR: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "countersign",
+    version,
+    about = "A policy control plane for Envoy: who may call what, written once, enforced at every hop",
+    after_help = "Exit codes: 0 fine, 1 something to look at, 2 wrong usage or input.\n\
+                  Every long flag has an environment name, COUNTERSIGN_FLAG_NAME.",
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: runtime::log::LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Standalone(Box<standalone::StandaloneArgs>),
+    #[command(subcommand)]
+    JoinToken(join_token::JoinToken),
+    Status(status::StatusArgs),
+    #[command(visible_alias = "ps")]
+    ProxyStatus(proxy_status::ProxyStatusArgs),
+    Wait(wait::WaitArgs),
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    DemoApp(demo::app::AppArgs),
+    Version(version::VersionArgs),
+    Completion(completion::CompletionArgs),
+}
+
+/// Reads the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let Cli { command, log } = Cli::parse();
+    if let Err(error) = log.init() {
+        return failed(&error.into());
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(run(command)) {
+        Ok(code) => code,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Standalone(args) => standalone::run(*args).await,
+        Command::JoinToken(command) => join_token::run(command),
+        Command::Status(args) => status::run(&args).await,
+        Command::ProxyStatus(args) => proxy_status::run(&args).await,
+        Command::Wait(args) => wait::run(&args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::DemoApp(args) => demo::app::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Version(args) => version::run(&args),
+        Command::Completion(args) => completion::run(&args, Cli::command()),
+    }
+}
+
+/// The error and its causes on stderr, also where logging is off.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Examples in every help text; environment names for every long flag of a process.
+    #[test]
+    fn every_subcommand_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            if command.is_hide_set() || command.get_name() == "help" {
+                return;
+            }
+            let path = format!("{path} {}", command.get_name());
+            let subcommands: Vec<_> = command.get_subcommands().collect();
+            if subcommands.is_empty() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("countersign "), "{path} has no example");
+            }
+            for subcommand in subcommands {
+                check(subcommand, &path);
+            }
+        }
+        let cli = Cli::command();
+        for command in cli.get_subcommands().filter(|command| !["demo"].contains(&command.get_name())) {
+            check(command, "countersign");
+        }
+    }
+
+    #[test]
+    fn every_flag_of_standalone_has_an_environment_name() {
+        let mut cli = Cli::command();
+        let standalone = cli.find_subcommand_mut("standalone").unwrap();
+        for arg in
+            standalone.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        {
+            let flag = arg.get_long().unwrap();
+            let env = arg.get_env().unwrap_or_else(|| panic!("--{flag} has no environment name"));
+            assert_eq!(
+                env.to_string_lossy(),
+                format!("COUNTERSIGN_{}", flag.replace('-', "_").to_uppercase())
+            );
+        }
+    }
+}

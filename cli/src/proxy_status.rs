@@ -1,0 +1,72 @@
+//! `countersign proxy-status`: the connected proxies and what they acknowledged.
+
+use std::process::ExitCode;
+
+use controller::status::{ProxyStatus, TypeStatus};
+
+use crate::cli::FINDING;
+use crate::monitoring::{MonitoringArgs, report};
+use crate::output::{OutputArgs, Table, print};
+
+/// Show the connected proxies: identity, version, and whether they have what is published
+///
+/// Exits with 1 if one of them is behind, refused something, or runs an Envoy with known policy bypasses.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  countersign proxy-status\n  countersign ps -n shop -o json")]
+pub(crate) struct ProxyStatusArgs {
+    /// Only proxies of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    monitoring: MonitoringArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &ProxyStatusArgs) -> anyhow::Result<ExitCode> {
+    let mut proxies = report(&args.monitoring).await?.proxies;
+    proxies.retain(|proxy| args.namespace.as_ref().is_none_or(|ns| proxy.namespace == *ns));
+    print(args.output.output, &proxies, |proxies| table(proxies))?;
+    let fine = proxies.iter().all(|proxy| proxy.synced && proxy.warnings.is_empty());
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(FINDING) })
+}
+
+fn table(proxies: &[ProxyStatus]) -> String {
+    let mut table =
+        Table::new(&["NAME", "CDS", "EDS", "ECDS", "LDS", "RDS", "ENVOY", "IDENTITY", "CONNECTED"]);
+    let mut notes = String::new();
+    for proxy in proxies {
+        let name = format!("{}.{}", proxy.name, proxy.namespace);
+        let state = |kind: &str| proxy.types.iter().find(|t| t.kind == kind).map_or("-", state).to_owned();
+        table.row([
+            name.clone(),
+            state("cds"),
+            state("eds"),
+            state("ecds"),
+            state("lds"),
+            state("rds"),
+            proxy.envoy_version.clone().unwrap_or_else(|| "?".to_owned()),
+            proxy.identity.clone().unwrap_or_else(|| "none (plaintext)".to_owned()),
+            proxy.connected.clone(),
+        ]);
+        for rejected in proxy.types.iter().flat_map(|t| &t.rejected) {
+            let what = rejected.resource.as_deref().unwrap_or("something");
+            notes += &format!("{name}: refused {what}: {}\n", rejected.error);
+        }
+        for warning in &proxy.warnings {
+            notes += &format!("{name}: {warning}\n");
+        }
+    }
+    if notes.is_empty() { table.to_string() } else { format!("{table}\n{notes}") }
+}
+
+/// Istio's words for it (semantics §6.8).
+fn state(kind: &TypeStatus) -> &'static str {
+    match kind.acked {
+        _ if !kind.rejected.is_empty() => "ERROR",
+        Some(acked) if acked >= kind.published => "SYNCED",
+        Some(_) => "STALE",
+        None if kind.resources == 0 => "-",
+        None => "NOT SENT",
+    }
+}

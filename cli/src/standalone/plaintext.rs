@@ -1,0 +1,132 @@
+//! The plaintext port: xDS without TLS, for this machine. A connection that says nothing is closed, and there are only so
+//! many, so that idle ones take nothing from the other ports. Authenticates nobody.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use xds::ads::server::Peer;
+
+/// Connections at once; a further one is closed at once.
+const CONNECTIONS: usize = 256;
+/// For the first byte to arrive.
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// Waited after a failed accept, so that running out of descriptors does not become a busy loop.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection that holds one of the places.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Connections that have said something. Dropping it closes the listener.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    ready: ReceiverStream<io::Result<Connection>>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl Incoming {
+    pub(super) fn start(listener: TcpListener) -> Self {
+        let (sender, receiver) = mpsc::channel(16);
+        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, sender)));
+        Self { ready: ReceiverStream::new(receiver), _accepting: accepting }
+    }
+}
+
+impl tokio_stream::Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.ready).poll_next(cx)
+    }
+}
+
+async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection>>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // Ends with this task.
+    let mut waiting = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = waiting.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a plaintext connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let ready = ready.clone();
+        waiting.spawn(async move {
+            let spoke = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut [0])).await;
+            if matches!(spoke, Ok(Ok(1))) {
+                let _ = stream.set_nodelay(true);
+                let _ = ready.send(Ok(Connection { stream, _place: place })).await;
+            }
+        });
+    }
+}
+
+/// What the transport knows of a peer on this port.
+pub(super) fn peer(extensions: &http::Extensions) -> Peer {
+    let info = extensions.get::<TcpConnectInfo>();
+    Peer { identity: None, address: info.and_then(TcpConnectInfo::remote_addr), secure: false }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,152 @@
+//! What standalone mode is told, by flag, environment, configuration file or default, in this order.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// Run the whole control plane in one process over a folder of YAML files
+///
+/// Watches the folder, serves xDS to Envoys on two ports (plaintext for this machine, TLS for the mesh), issues workload
+/// certificates on the TLS port, and tells how it is on the monitoring port.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    countersign standalone --dir ./policies --state ./state\n  \
+    countersign standalone --dir ./policies --state ./state --mesh-config mesh.yaml --plaintext-addr off\n  \
+    countersign standalone --config /etc/countersign.yaml    # dir: /etc/policies, state: /var/lib/countersign, ..")]
+pub(crate) struct StandaloneArgs {
+    /// Folder of policies, services and workloads (YAML or JSON, read recursively, followed live)
+    #[arg(long, env = "COUNTERSIGN_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Folder for the certificate authority's key and root certificate, and join tokens; made if missing
+    #[arg(long, env = "COUNTERSIGN_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// MeshConfig file, followed live [default: Istio's defaults]
+    #[arg(long, env = "COUNTERSIGN_MESH_CONFIG", value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
+    /// xDS without TLS and without authentication; `off` for none [default: 127.0.0.1:15010]
+    #[arg(long, env = "COUNTERSIGN_PLAINTEXT_ADDR", value_name = "ADDR|off")]
+    plaintext_addr: Option<Listen>,
+    /// xDS and certificates over TLS; `off` for none [default: 0.0.0.0:15012]
+    #[arg(long, env = "COUNTERSIGN_SECURE_ADDR", value_name = "ADDR|off")]
+    secure_addr: Option<Listen>,
+    /// /ready, /metrics, /version and (for callers on this machine) /status; `off` for none [default: 127.0.0.1:15014]
+    #[arg(long, env = "COUNTERSIGN_MONITORING_ADDR", value_name = "ADDR|off")]
+    monitoring_addr: Option<Listen>,
+    /// YAML file with these settings, named as the flags; flags and environment win
+    #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// An address to listen on, or not to. Port 0 means any free one; `addresses.json` in the state folder tells which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Listen {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// The configuration file. Every key is optional there, as every flag is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct File {
+    dir: Option<PathBuf>,
+    state: Option<PathBuf>,
+    mesh_config: Option<PathBuf>,
+    plaintext_addr: Option<Listen>,
+    secure_addr: Option<Listen>,
+    monitoring_addr: Option<Listen>,
+}
+
+/// Everything decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) dir: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) mesh_config: Option<PathBuf>,
+    pub(crate) plaintext: Listen,
+    pub(crate) secure: Listen,
+    pub(crate) monitoring: Listen,
+}
+
+impl StandaloneArgs {
+    /// # Errors
+    /// If the configuration file cannot be read, or a setting without default is missing.
+    pub(crate) fn settings(self) -> Result<Settings> {
+        let Self { dir, state, mesh_config, plaintext_addr, secure_addr, monitoring_addr, config } = self;
+        let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let local = |port| Listen::At(SocketAddr::from(([127, 0, 0, 1], port)));
+        let everywhere = |port| Listen::At(SocketAddr::from(([0, 0, 0, 0], port)));
+        Ok(Settings {
+            dir: dir.or(file.dir).context("--dir is missing")?,
+            state: state.or(file.state).context("--state is missing")?,
+            mesh_config: mesh_config.or(file.mesh_config),
+            plaintext: plaintext_addr.or(file.plaintext_addr).unwrap_or(local(15010)),
+            secure: secure_addr.or(file.secure_addr).unwrap_or(everywhere(15012)),
+            monitoring: monitoring_addr.or(file.monitoring_addr).unwrap_or(local(15014)),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    if text.trim().is_empty() {
+        return Ok(File::default());
+    }
+    serde_yaml::from_str(&text).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        std::fs::write(
+            &path,
+            "dir: /from/file\nstate: /state\nplaintext-addr: \"off\"\nsecure-addr: 127.0.0.1:1\n",
+        )
+        .unwrap();
+        let args = StandaloneArgs {
+            dir: Some("/from/flag".into()),
+            secure_addr: Some("127.0.0.1:2".parse().unwrap()),
+            config: Some(path.clone()),
+            ..StandaloneArgs::default()
+        };
+        let settings = args.settings().unwrap();
+        assert_eq!(settings.dir, Path::new("/from/flag"));
+        assert_eq!(settings.state, Path::new("/state"));
+        assert_eq!(settings.plaintext, Listen::Off);
+        assert_eq!(settings.secure, Listen::At(([127, 0, 0, 1], 2).into()));
+        assert_eq!(settings.monitoring, Listen::At(([127, 0, 0, 1], 15014).into()));
+        for (text, part) in [("dirr: /x", "dirr"), ("secure-addr: everywhere", "everywhere")] {
+            std::fs::write(&path, text).unwrap();
+            let args = StandaloneArgs { config: Some(path.clone()), ..StandaloneArgs::default() };
+            assert!(format!("{:#}", args.settings().unwrap_err()).contains(part));
+        }
+        assert!(StandaloneArgs::default().settings().is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! The parts of standalone mode and the channels between them.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result};
+use axum::Json;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use controller::{Controller, Handle};
+use runtime::http::{Authn, Monitoring, Readiness, Route};
+use runtime::{Metrics, Tasks};
+use spiffe::TrustDomain;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use xds::ads::server::{Ads, Limits};
+
+use super::files::{Addresses, write_addresses};
+use super::plaintext;
+use super::secure::{Secure, trust_domain_check};
+use super::settings::{Listen, Settings};
+use crate::version::VERSION;
+
+/// Changes that may wait for the controller; the source waits when there are more.
+const CHANGES: usize = 4096;
+
+/// A started control plane.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) tasks: Tasks,
+    pub(crate) addresses: Addresses,
+}
+
+/// Binds every port, starts every part and returns. What was wrong with the files shows in the status.
+///
+/// # Errors
+/// If the state folder cannot be used or an address cannot be bound.
+pub(crate) async fn start(settings: Settings) -> Result<Running> {
+    let Settings { dir, state, mesh_config, plaintext, secure, monitoring } = settings;
+    // Made with the rights that agents need to read the root certificate in it.
+    ca::Storage::open(&state)?;
+    let plaintext_listener = bind(plaintext, "plaintext").await?;
+    let secure = bind(secure, "secure").await?;
+    let monitoring = bind(monitoring, "monitoring").await?;
+    let addresses = Addresses {
+        plaintext: address(plaintext_listener.as_ref())?,
+        secure: address(secure.as_ref())?,
+        monitoring: address(monitoring.as_ref())?,
+    };
+
+    let metrics = Metrics::new(VERSION);
+    let mut tasks = Tasks::new();
+    let (sender, changes) = mpsc::channel(CHANGES);
+    let (controller, owner) = Controller::start(&metrics, changes);
+    tasks.spawn("controller", until_stopped(tasks.stop(), owner));
+    let source = source::files::watch(dir, mesh_config, sender);
+    let source = async { Ok::<_, std::convert::Infallible>(source.await) };
+    tasks.spawn("source", until_stopped(tasks.stop(), source));
+    let ads = Ads::new(Arc::new(controller.clone()), Limits::default(), &identifier(), plaintext::peer);
+    if let Some(listener) = plaintext_listener {
+        tasks.spawn("plaintext xDS", serve_plaintext(ads.clone(), listener, tasks.stop()));
+    }
+    let signs_for = Arc::new(OnceLock::new());
+    if let Some(listener) = secure {
+        let (controller, metrics, signs_for) = (controller.clone(), metrics.clone(), signs_for.clone());
+        let secure = Secure { listener, state: state.clone(), controller, ads, metrics, signs_for };
+        tasks.spawn("secure xDS and CA", secure.serve(tasks.stop()));
+    }
+    if let Some(listener) = monitoring {
+        let server = monitoring_server(metrics, controller, signs_for);
+        tasks.spawn("monitoring", server.serve(listener, tasks.stop()));
+    }
+    write_addresses(&state, &addresses)?;
+    tracing::info!(?addresses, "listening");
+    Ok(Running { tasks, addresses })
+}
+
+async fn bind(listen: Listen, what: &'static str) -> Result<Option<TcpListener>> {
+    match listen {
+        Listen::Off => Ok(None),
+        Listen::At(addr) => {
+            let listener = TcpListener::bind(addr).await.with_context(|| format!("{what} address {addr}"))?;
+            Ok(Some(listener))
+        }
+    }
+}
+
+fn address(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>> {
+    Ok(listener.map(TcpListener::local_addr).transpose()?)
+}
+
+/// A part without an orderly end of its own is dropped once the process stops; nothing it holds outlives the process.
+async fn until_stopped<E>(
+    stop: CancellationToken,
+    part: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    tokio::select! {
+        result = part => result,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+async fn serve_plaintext(
+    ads: Ads<Handle>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = plaintext::Incoming::start(listener);
+    authn::tls::grpc_server()
+        .add_service(ads)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
+}
+
+/// What proxies and tools see as the control plane's name (semantics §6.8).
+fn identifier() -> String {
+    serde_json::json!({"Component": "countersign", "Info": {"version": VERSION.version}}).to_string()
+}
+
+/// The monitoring routes of this process.
+pub(crate) fn monitoring_server(
+    metrics: Metrics,
+    controller: Handle,
+    signs_for: Arc<OnceLock<TrustDomain>>,
+) -> Monitoring {
+    let (all, checked) = (controller.clone(), controller.clone());
+    let ready = Readiness::of(vec![
+        Box::new(move || all.ready()),
+        Box::new(move || trust_domain_check(&checked, &signs_for)),
+    ]);
+    let status = move || {
+        let controller = controller.clone();
+        async move {
+            match controller.status().await {
+                Some(report) => Json(report).into_response(),
+                None => http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            }
+        }
+    };
+    Monitoring::new(VERSION, metrics, move || ready.get()).route(Route {
+        path: "/status",
+        authn: Authn::Loopback,
+        handler: get(status),
+    })
+}

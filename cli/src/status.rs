@@ -1,0 +1,115 @@
+//! `countersign status`: objects and their conditions, as the control plane sees them.
+
+use std::process::ExitCode;
+
+use controller::Report;
+use controller::status::{Condition, ObjectStatus};
+
+use crate::cli::FINDING;
+use crate::monitoring::{MonitoringArgs, report};
+use crate::output::{OutputArgs, Table, print};
+
+/// Show what the control plane knows: objects, what is wrong with them, and whether they are enforced
+///
+/// Exits with 1 if it is not ready, or an object could not be read, or a proxy refused something.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  countersign status\n  countersign status -n shop --policies\n  \
+                        countersign status -o json | jq '.objects[] | select(.kind == \"AuthorizationPolicy\")'")]
+pub(crate) struct StatusArgs {
+    /// Only objects of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only policies
+    #[arg(long)]
+    policies: bool,
+    #[command(flatten)]
+    monitoring: MonitoringArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let mut report = report(&args.monitoring).await?;
+    report.objects.retain(|object| {
+        args.namespace.as_ref().is_none_or(|ns| object.namespace == *ns)
+            && (!args.policies || is_policy(object))
+    });
+    print(args.output.output, &report, table)?;
+    Ok(if wants_attention(&report) { ExitCode::from(FINDING) } else { ExitCode::SUCCESS })
+}
+
+fn is_policy(object: &ObjectStatus) -> bool {
+    object.conditions.iter().any(|condition| condition.kind == "Enforced")
+}
+
+fn wants_attention(report: &Report) -> bool {
+    let not_accepted = |condition: &Condition| condition.kind == "Accepted" && condition.status != "True";
+    let rejected = |condition: &Condition| condition.reason == "Rejected";
+    !report.ready
+        || !report.unreadable.is_empty()
+        || !report.failures.is_empty()
+        || report.objects.iter().flat_map(|object| &object.conditions).any(|c| not_accepted(c) || rejected(c))
+}
+
+fn table(report: &Report) -> String {
+    let mut text = match report.ready {
+        true => format!("ready, generation {}\n", report.generation),
+        false => format!("NOT READY, generation {}\n", report.generation),
+    };
+    for reason in &report.reasons {
+        text += &format!("  - {reason}\n");
+    }
+    for failure in &report.failures {
+        text += &format!("  - a bug: {}: {}\n", failure.subject, failure.error);
+    }
+    let mut table = Table::new(&["KIND", "NAMESPACE", "NAME", "ACCEPTED", "ENFORCED", "ORIGIN"]);
+    for object in &report.objects {
+        let state = |kind: &str| {
+            let condition = object.conditions.iter().find(|condition| condition.kind == kind);
+            condition.map_or_else(
+                || "-".to_owned(),
+                |condition| match &*condition.status {
+                    "True" => "yes".to_owned(),
+                    _ => condition.reason.clone(),
+                },
+            )
+        };
+        table.row([
+            object.kind.clone(),
+            object.namespace.clone(),
+            object.name.clone(),
+            state("Accepted"),
+            state("Enforced"),
+            object.origin.clone(),
+        ]);
+    }
+    text += &format!("\n{table}");
+    text + &findings(report)
+}
+
+/// One line for each finding, as compilers print them.
+fn findings(report: &Report) -> String {
+    let mut text = String::new();
+    let mut add = |origin: &str, finding: &controller::status::FindingStatus| {
+        let file = origin.rsplit_once(':').map_or(origin, |(file, _)| file);
+        let place = match (finding.line, finding.column) {
+            (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
+            (Some(line), None) => format!("{file}:{line}"),
+            _ => origin.to_owned(),
+        };
+        let field = if finding.field.is_empty() { String::new() } else { format!("{}: ", finding.field) };
+        text += &format!("\n{place}: {}: {field}{}", finding.severity, finding.message);
+    };
+    for unreadable in &report.unreadable {
+        add(&unreadable.origin, &unreadable.finding);
+    }
+    for object in &report.objects {
+        for finding in &object.findings {
+            add(&object.origin, finding);
+        }
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
