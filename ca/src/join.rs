@@ -103,7 +103,8 @@ impl JoinTokens {
 
     /// Redeems `token` for `workload`: of any number of callers, one gets `Ok`, ever.
     ///
-    /// A wrong workload does not use the token up. The token is gone when this returns `Ok`, also if power fails.
+    /// A wrong workload does not use the token up. The token is gone when this returns `Ok`, also if power fails. Tokens
+    /// whose time has passed are removed on the way.
     pub fn redeem(
         &self,
         token: &str,
@@ -120,6 +121,10 @@ impl JoinTokens {
         }
         for dir in [&used, &self.dir] {
             files::sync_dir(dir).map_err(|source| failed(dir, "syncing the directory", source))?;
+        }
+        // The token is redeemed whether or not there was rubbish to clear away.
+        if let Err(error) = self.purge(now) {
+            tracing::warn!(%error, "ended join tokens cannot be removed");
         }
         Ok(())
     }
