@@ -8,10 +8,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, string::Ia5String,
 };
 use time::{Duration, OffsetDateTime};
-use x509_parser::{
-    extensions::GeneralName,
-    prelude::{FromDer, X509Certificate},
-};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{BundleError, PrivateKey, SigningRequest, SpiffeId, TrustBundle, TrustDomain, pem, x509};
 
@@ -153,15 +150,7 @@ impl Authority {
 
     /// The trust domain that the root is for: its only URI name, `spiffe://TD`. `None` if it says none.
     pub fn trust_domain(&self) -> Option<TrustDomain> {
-        let der = self.root.roots().next()?;
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let names = certificate.subject_alternative_name().ok()??;
-        let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
-        let (id, None) = (uris.next()?.parse::<SpiffeId>().ok()?, uris.next()) else { return None };
-        if id.path().is_empty() { id.trust_domain().parse().ok() } else { None }
+        self.root.trust_domain()
     }
 
     /// The root's private key, for storing it. Secret.

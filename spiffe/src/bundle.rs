@@ -2,9 +2,12 @@
 //!
 //! Holds and prints them; does not verify chains and does not fetch anything.
 
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
 
-use crate::pem;
+use crate::{SpiffeId, TrustDomain, pem};
 
 /// Why text or bytes are no trust bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +68,18 @@ impl TrustBundle {
             }
         }
         self
+    }
+
+    /// The trust domain that the first root is for: its only URI name, `spiffe://TD`. `None` if it says none.
+    pub fn trust_domain(&self) -> Option<TrustDomain> {
+        let (_, certificate) = X509Certificate::from_der(self.roots.first()?).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+        let (id, None) = (uris.next()?.parse::<SpiffeId>().ok()?, uris.next()) else { return None };
+        if id.path().is_empty() { id.trust_domain().parse().ok() } else { None }
     }
 
     /// The roots as DER.
