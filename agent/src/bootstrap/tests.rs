@@ -1,0 +1,70 @@
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Wrapper {
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+fn made(capture: &str, extra: &[&str]) -> (tempfile::TempDir, Value) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sds = dir.path().join("sds/sds.sock");
+    let sds = sds.to_str().expect("UTF-8");
+    let mut line =
+        vec!["agent", "--trust-bundle", "b", "--workload", "shop/orders", "--address", "127.0.10.3"];
+    line.extend(["--capture", capture, "--sds-socket", sds]);
+    line.extend(extra);
+    let args = Wrapper::try_parse_from(line).expect("valid").agent;
+    let plan = Plan::new(&args).expect("a plan");
+    let state = State::open(&args, None).expect("folders");
+    let value = bootstrap(&args, &state, "spiffe://cluster.local/ns/istio-system/sa/countersign", &plan);
+    (dir, value.expect("a bootstrap"))
+}
+
+#[test]
+fn says_who_it_is_and_what_it_wants() {
+    let (_dir, value) = made("none", &["--app", "80=unix:/a.sock", "--upstream", "db.shop:5432=15432"]);
+    assert_eq!(value["node"]["id"], "sidecar~127.0.10.3~orders.shop~shop.svc.cluster.local");
+    let metadata = &value["node"]["metadata"];
+    assert_eq!(metadata["COUNTERSIGN_APPS"]["80"], "unix:/a.sock");
+    assert_eq!(metadata["COUNTERSIGN_UPSTREAMS"]["db.shop:5432"], "127.0.10.3:15432");
+    assert_eq!(metadata["COUNTERSIGN_CAPTURE"], "none");
+    assert!(metadata.get("COUNTERSIGN_INLINE_POLICY").is_none());
+    let (_dir, value) = made("nft", &["--inline-policy", "--xds-protocol", "sotw"]);
+    assert_eq!(value["node"]["metadata"]["COUNTERSIGN_INLINE_POLICY"], "true");
+    assert_eq!(value["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
+}
+
+/// Every Envoy that `scripts/get-envoy` has put into the project.
+fn envoys() -> Vec<PathBuf> {
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/envoy");
+    let versions = std::fs::read_dir(cache).into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("envoy")).filter(|envoy| envoy.is_file()).collect()
+}
+
+#[test]
+fn every_envoy_accepts_it() {
+    let found = envoys();
+    if found.is_empty() {
+        println!("skipped: no Envoy in .cache/envoy (scripts/get-envoy fetches one)");
+    }
+    for (capture, extra) in
+        [("none", &["--app", "80=unix:/a.sock"][..]), ("nft", &["--server", "cp.example:15012"][..])]
+    {
+        let (dir, value) = made(capture, extra);
+        let file = dir.path().join("bootstrap.json");
+        std::fs::write(&file, value.to_string()).expect("written");
+        for envoy in &found {
+            let mut command = Command::new(envoy);
+            let output =
+                command.args(["--mode", "validate", "-l", "error", "-c"]).arg(&file).output().expect("runs");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{} refuses: {text}", envoy.display());
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Envoy's life: found, started, started again when it ends, drained when we end. What it enforces is not our business; that
+//! nothing goes past it while it is down is `capture`'s.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::args::AgentArgs;
+use crate::capture::Plan;
+use crate::health::Health;
+use crate::schedule;
+use crate::state::State;
+
+/// An Envoy that ran so long was no failed start.
+const STABLE: Duration = Duration::from_secs(10);
+/// Envoy may take so long to end when told to.
+const GRACE: Duration = Duration::from_secs(5);
+/// Older ones have known ways round RBAC.
+const FLOOR: (u32, u32, u32) = (1, 39, 1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnvoyError {
+    #[error(
+        "no Envoy: {0} cannot be run. Give --envoy PATH or set $ENVOY, or put `envoy` on PATH (in a checkout: scripts/get-envoy prints one)"
+    )]
+    Missing(String, #[source] std::io::Error),
+    #[error("{0} does not say which Envoy it is")]
+    Unknown(String),
+    #[error("an Envoy of an earlier agent (process {0}) does not end")]
+    Stubborn(i32),
+    #[error("{what} {}", path.display())]
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+/// An Envoy that can be run.
+#[derive(Clone, Debug)]
+pub(crate) struct Envoy(PathBuf);
+
+impl Envoy {
+    /// `--envoy`, `$ENVOY`, then PATH. Says so if it is too old.
+    pub(crate) async fn find(args: &AgentArgs) -> Result<Self, EnvoyError> {
+        let path = args.envoy.clone().unwrap_or_else(|| PathBuf::from("envoy"));
+        let name = path.display().to_string();
+        let output = Command::new(&path)
+            .arg("--version")
+            .output()
+            .await
+            .map_err(|error| EnvoyError::Missing(name.clone(), error))?;
+        let version = version(&String::from_utf8_lossy(&output.stdout)).ok_or(EnvoyError::Unknown(name))?;
+        let (major, minor, patch) = version;
+        tracing::info!(envoy = format!("{major}.{minor}.{patch}"), path = %path.display(), "Envoy");
+        if version < FLOOR {
+            tracing::warn!("this Envoy is older than 1.39.1 and has known ways round RBAC: use a newer one");
+        }
+        Ok(Self(path))
+    }
+}
+
+/// The version in `envoy  version: HASH/1.39.3/Clean/RELEASE/BoringSSL`.
+fn version(text: &str) -> Option<(u32, u32, u32)> {
+    text.split('/').find_map(|part| {
+        let mut numbers = part.split(['.', '-']).map(|number| number.parse().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    })
+}
+
+pub(crate) struct Supervisor {
+    envoy: Envoy,
+    bootstrap: PathBuf,
+    pid_file: PathBuf,
+    admin_socket: PathBuf,
+    log: Option<PathBuf>,
+    concurrency: u32,
+    drain_time: u64,
+    uid: Option<u32>,
+    health: Arc<Health>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        args: &AgentArgs,
+        envoy: Envoy,
+        state: &State,
+        bootstrap: PathBuf,
+        plan: &Plan,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            envoy,
+            bootstrap,
+            pid_file: state.pid_file.clone(),
+            admin_socket: state.admin_socket.clone(),
+            log: args.envoy_log.clone(),
+            concurrency: args.concurrency,
+            drain_time: args.drain_time,
+            uid: plan.proxy_uid(),
+            health,
+        }
+    }
+
+    /// Keeps an Envoy running until `stop`, then drains it.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EnvoyError> {
+        self.end_left_over().await?;
+        let mut failures = 0;
+        loop {
+            let started = Instant::now();
+            let mut child = self.start()?;
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.drain(&mut child).await;
+                    return Ok(());
+                }
+                status = child.wait() => {
+                    let status = status.map(|status| status.to_string()).unwrap_or_default();
+                    tracing::error!(status, "Envoy ended; starting it again");
+                }
+            }
+            self.health.envoy_restarted();
+            failures = if started.elapsed() > STABLE { 1 } else { failures + 1 };
+            // The first time at once: a killed Envoy should be back before anybody waits for it.
+            let wait = if failures == 1 { Duration::ZERO } else { schedule::retry(failures, rand::random()) };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn start(&self) -> Result<Child, EnvoyError> {
+        // Envoy does not replace a socket of its predecessor.
+        let _ = std::fs::remove_file(&self.admin_socket);
+        let (out, err) = self.output()?;
+        let mut command = Command::new(&self.envoy.0);
+        command
+            .arg("-c")
+            .arg(&self.bootstrap)
+            .args(["--disable-hot-restart", "--drain-strategy", "immediate", "-l", "warning"])
+            .args(["--concurrency", &self.concurrency.to_string()])
+            .args(["--drain-time-s", &self.drain_time.to_string()])
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            // A group of its own: Ctrl-C at a terminal is for us, who drain it.
+            .process_group(0);
+        if let Some(uid) = self.uid {
+            command.uid(uid).gid(uid);
+        }
+        let name = || self.envoy.0.display().to_string();
+        let child = command.spawn().map_err(|error| EnvoyError::Missing(name(), error))?;
+        if let Some(pid) = child.id() {
+            crate::state::write_private(&self.pid_file, pid.to_string().as_bytes()).map_err(|_| {
+                EnvoyError::File {
+                    what: "cannot write",
+                    path: self.pid_file.clone(),
+                    source: std::io::Error::last_os_error(),
+                }
+            })?;
+            tracing::info!(pid, "Envoy started");
+        }
+        Ok(child)
+    }
+
+    /// Where Envoy writes; it must be able to open that again as `/dev/stdout`.
+    fn output(&self) -> Result<(Stdio, Stdio), EnvoyError> {
+        let Some(path) = &self.log else { return Ok((Stdio::inherit(), Stdio::inherit())) };
+        let error =
+            |source| EnvoyError::File { what: "cannot write Envoy's log", path: path.clone(), source };
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(error)?;
+        if let Some(uid) = self.uid {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(uid)).map_err(error)?;
+        }
+        Ok((file.try_clone().map_err(error)?.into(), file.into()))
+    }
+
+    /// Lets connections finish, then ends Envoy.
+    async fn drain(&self, child: &mut Child) {
+        let asked = admin::request(&self.admin_socket, "POST", "/drain_listeners?graceful&skip_exit").await;
+        if asked.is_ok() {
+            tracing::info!(seconds = self.drain_time, "Envoy drains");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(self.drain_time)) => {}
+                _ = child.wait() => return,
+            }
+        }
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+            tracing::warn!("Envoy does not end: killed");
+            let _ = child.kill().await;
+        }
+        let _ = std::fs::remove_file(&self.pid_file);
+    }
+
+    /// Ends an Envoy that an agent which was killed left behind; it has protected the workload until now.
+    async fn end_left_over(&self) -> Result<(), EnvoyError> {
+        let Some(pid) =
+            std::fs::read_to_string(&self.pid_file).ok().and_then(|text| text.trim().parse::<i32>().ok())
+        else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + GRACE;
+        let mut signal = Signal::SIGTERM;
+        while runs(pid, &self.bootstrap) {
+            tracing::info!(pid, "ending the Envoy of an earlier agent");
+            let _ = kill(Pid::from_raw(pid), signal);
+            let waited = Instant::now();
+            while runs(pid, &self.bootstrap) && waited.elapsed() < GRACE / 5 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            signal = Signal::SIGKILL;
+            if Instant::now() > deadline {
+                return Err(EnvoyError::Stubborn(pid));
+            }
+        }
+        let _ = std::fs::remove_file(&self.pid_file);
+        Ok(())
+    }
+}
+
+/// Whether process `pid` is an Envoy with our bootstrap: a pid alone may have been given to something else.
+fn runs(pid: i32, bootstrap: &Path) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command.split(|byte| *byte == 0).any(|word| word == bootstrap.as_os_str().as_encoded_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        let text = "\n/x/envoy  version: 6eb0d2d97489/1.39.3/Clean/RELEASE/BoringSSL\n";
+        assert_eq!(version(text), Some((1, 39, 3)));
+        assert_eq!(version("h/1.40.0-dev/Modified/DEBUG/BoringSSL"), Some((1, 40, 0)));
+        assert_eq!(version("something else"), None);
+    }
+
+    #[test]
+    fn only_a_process_with_our_bootstrap_is_ours() {
+        let me = i32::try_from(std::process::id()).expect("small");
+        assert!(!runs(me, Path::new("/nowhere/bootstrap.json")));
+        assert!(!runs(i32::MAX, Path::new("/nowhere/bootstrap.json")));
+    }
+}
