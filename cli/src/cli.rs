@@ -31,8 +31,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Standalone(Box<standalone::StandaloneArgs>),
+    /// Run beside one workload: its certificates, its Envoy, its traffic
+    Agent(Box<agent::AgentArgs>),
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
+    Agent(Box<agent::AgentArgs>),
     Status(status::StatusArgs),
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
@@ -63,7 +66,9 @@ pub(crate) fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(args) => standalone::run(*args).await,
+        Command::Agent(args) => agent::run(*args).await.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::JoinToken(command) => join_token::run(command),
+        Command::Agent(args) => Ok(agent::run(*args).await.map(|()| ExitCode::SUCCESS)?),
         Command::Status(args) => status::run(&args).await,
         Command::ProxyStatus(args) => proxy_status::run(&args).await,
         Command::Wait(args) => wait::run(&args).await,
