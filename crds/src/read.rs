@@ -95,7 +95,7 @@ struct Reader<'r> {
 impl Reader<'_> {
     fn document(&mut self, chunk: Chunk<'_>, format: Format) {
         if let Err(message) = self.bounded(chunk.text, format) {
-            return self.broken(chunk, serde_json::Map::new(), message, None);
+            return self.broken(chunk, &serde_json::Map::new(), message, None);
         }
         match tree(chunk.text, format) {
             Ok(Value::Null) => {}
@@ -108,7 +108,7 @@ impl Reader<'_> {
                     }
                 }
             },
-            Err((message, position)) => self.broken(chunk, identify(chunk.text, format), message, position),
+            Err((message, position)) => self.broken(chunk, &identify(chunk.text, format), message, position),
         }
     }
 
@@ -154,12 +154,12 @@ impl Reader<'_> {
     fn broken(
         &mut self,
         chunk: Chunk<'_>,
-        seen: serde_json::Map<String, Value>,
+        seen: &serde_json::Map<String, Value>,
         message: String,
         position: Option<Position>,
     ) {
         let mut issues = Issues::default();
-        let content = parse_broken(&seen, Issue::error(FieldPath::default(), message), &mut issues);
+        let content = parse_broken(seen, Issue::error(FieldPath::default(), message), &mut issues);
         let line = chunk.first_line();
         let mut findings: Vec<Finding> = issues.findings();
         for finding in &mut findings {
