@@ -11,6 +11,9 @@ use crate::monitoring::{MonitoringArgs, get, report};
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(25);
+/// So many answers in a row must say yes: a file that was saved just before is noticed within milliseconds, but not yet
+/// at the first question.
+const SURE: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Goal {
@@ -58,6 +61,7 @@ fn object(text: &str) -> Result<(String, String), String> {
 
 pub(crate) async fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
     let deadline = Instant::now() + args.timeout;
+    let mut holds = 0;
     loop {
         let missing = match args.goal {
             Goal::Ready => ready(args).await,
@@ -66,7 +70,15 @@ pub(crate) async fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
                 |report| enforced(&report, args.object.as_ref(), &args.namespace),
             ),
         };
-        let Err(missing) = missing else { return Ok(ExitCode::SUCCESS) };
+        let Err(missing) = missing else {
+            holds += 1;
+            if holds == SURE {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        holds = 0;
         if Instant::now() >= deadline {
             crate::output::text(&format!("timed out: {missing}\n"))?;
             return Ok(ExitCode::from(FINDING));

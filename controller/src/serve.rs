@@ -7,6 +7,7 @@
 //! inbound side that admits nobody until it is registered, because without labels nobody can tell what else applies.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use xds::ads::node;
@@ -32,7 +33,8 @@ impl Snapshots for Handle {
         let Opened { id, snapshots } = answer.await.map_err(|_| gone(()))?.map_err(refused)?;
         let closed = self.closed.clone();
         let (metrics, arrived) = (self.metrics.clone(), self.arrived.clone());
-        let events = Listener { id, node, journal, metrics, arrived, closed };
+        let opened = Instant::now();
+        let events = Listener { id, node, opened, journal, metrics, arrived, closed };
         Ok(Subscription { snapshots, events: Box::new(events) })
     }
 }
@@ -76,6 +78,8 @@ fn refused(denied: Denied) -> Refused {
 struct Listener {
     id: SessionId,
     node: Arc<str>,
+    /// What was published before counts as start, not as convergence.
+    opened: Instant,
     journal: Arc<Mutex<Journal>>,
     metrics: Metrics,
     arrived: Arrived,
@@ -93,7 +97,7 @@ impl Events for Listener {
             Event::Acked { kind, generation } => {
                 journal.acked(kind, generation);
                 let (latest, since) = *self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
-                if generation == latest {
+                if generation == latest && since > self.opened {
                     self.metrics.convergence.observe(since.elapsed().as_secs_f64());
                 }
             }
