@@ -31,8 +31,6 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Standalone(Box<standalone::StandaloneArgs>),
-    /// Run beside one workload: its certificates, its Envoy, its traffic
-    Agent(Box<agent::AgentArgs>),
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
     Agent(Box<agent::AgentArgs>),
@@ -66,7 +64,6 @@ pub(crate) fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(args) => standalone::run(*args).await,
-        Command::Agent(args) => agent::run(*args).await.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::JoinToken(command) => join_token::run(command),
         Command::Agent(args) => Ok(agent::run(*args).await.map(|()| ExitCode::SUCCESS)?),
         Command::Status(args) => status::run(&args).await,
