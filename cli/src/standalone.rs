@@ -23,8 +23,9 @@ pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
     let signals = runtime::Signals::new().context("signal handlers")?;
     tracing::info!(version = %crate::version::VERSION, "starting");
-    let running = wiring::start(settings).await?;
-    match running.tasks.run(signals, DRAIN).await {
+    let wiring::Running { tasks, addresses } = wiring::start(settings).await?;
+    tracing::info!(?addresses, "listening");
+    match tasks.run(signals, DRAIN).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "stopped");

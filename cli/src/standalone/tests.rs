@@ -4,6 +4,8 @@ use crate::monitoring::get;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+mod ads;
+
 /// A started control plane over temporary folders.
 struct Plane {
     folder: tempfile::TempDir,

@@ -72,7 +72,6 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
         tasks.spawn("monitoring", server.serve(listener, tasks.stop()));
     }
     write_addresses(&state, &addresses)?;
-    tracing::info!(?addresses, "listening");
     Ok(Running { tasks, addresses })
 }
 
