@@ -18,7 +18,7 @@ use super::pb::listener::{
     AdditionalAddress, FilterChain, FilterChainMatch, Listener, ListenerFilter,
     ListenerFilterChainMatchPredicate, listener_filter,
 };
-use super::pb::{Any, core, ip_socket, millis, socket, u32_value};
+use super::pb::{Any, bool_value, core, ip_socket, millis, socket, u32_value};
 use super::{Inbound, access_log, cluster};
 
 /// Where redirected inbound connections arrive.
@@ -138,6 +138,8 @@ pub(crate) fn bound_inbound(inbound: &Inbound<'_>, ports: &[OwnPort]) -> Vec<Lis
             additional_addresses: others.collect(),
             filter_chains: chains,
             listener_filters: tls.into_iter().chain(http).collect(),
+            // A process of the same user could otherwise share the port, and half of the connections with it.
+            enable_reuse_port: bool_value(false),
             ..inbound_listener(mesh)
         }
     };
