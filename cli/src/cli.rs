@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{completion, demo, join_token, proxy_status, standalone, status, version, wait};
+use crate::{completion, demo, join_token, proxy_status, standalone, status, translate, version, wait};
 
 /// Exit code for "it works, and there is something to look at": a timeout, an object that is not accepted.
 pub(crate) const FINDING: u8 = 1;
@@ -17,7 +17,7 @@ pub(crate) const ERROR: u8 = 2;
     version,
     about = "A policy control plane for Envoy: who may call what, written once, enforced at every hop",
     after_help = "Exit codes: 0 fine, 1 something to look at, 2 wrong usage or input.\n\
-                  Every long flag has an environment name, COUNTERSIGN_FLAG_NAME.",
+                  Every flag of a process has an environment name, COUNTERSIGN_FLAG_NAME.",
     propagate_version = true,
     arg_required_else_help = true
 )]
@@ -34,6 +34,7 @@ enum Command {
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
     Agent(Box<agent::AgentArgs>),
+    Translate(Box<translate::TranslateArgs>),
     Status(status::StatusArgs),
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
@@ -66,6 +67,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Standalone(args) => standalone::run(*args).await,
         Command::JoinToken(command) => join_token::run(command),
         Command::Agent(args) => Ok(agent::run(*args).await.map(|()| ExitCode::SUCCESS)?),
+        Command::Translate(args) => translate::run(&args),
         Command::Status(args) => status::run(&args).await,
         Command::ProxyStatus(args) => proxy_status::run(&args).await,
         Command::Wait(args) => wait::run(&args).await,

@@ -10,6 +10,7 @@ mod output;
 mod proxy_status;
 mod standalone;
 mod status;
+mod translate;
 mod version;
 mod wait;
 

@@ -60,7 +60,7 @@ impl std::fmt::Display for Table {
 }
 
 /// One line without control characters: names and errors come from files and proxies, and must not move the cursor.
-fn printable(cell: &str) -> String {
+pub(crate) fn printable(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

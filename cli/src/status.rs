@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use controller::Report;
-use controller::status::{Condition, ObjectStatus};
+use controller::status::{Condition, FindingStatus, ObjectStatus};
 
 use crate::cli::FINDING;
 use crate::monitoring::{MonitoringArgs, report};
-use crate::output::{OutputArgs, Table, print};
+use crate::output::{OutputArgs, Table, print, printable};
 
 /// Show what the control plane knows: objects, what is wrong with them, and whether they are enforced
 ///
@@ -87,29 +87,24 @@ fn table(report: &Report) -> String {
     text + &findings(report)
 }
 
-/// One line for each finding, as compilers print them.
+/// One line for each finding.
 fn findings(report: &Report) -> String {
-    let mut text = String::new();
-    let mut add = |origin: &str, finding: &controller::status::FindingStatus| {
-        let file = origin.rsplit_once(':').map_or(origin, |(file, _)| file);
-        let place = match (finding.line, finding.column) {
-            (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
-            (Some(line), None) => format!("{file}:{line}"),
-            _ => origin.to_owned(),
-        };
-        let field = if finding.field.is_empty() { String::new() } else { format!("{}: ", finding.field) };
-        text += &format!("\n{place}: {}: {field}{}", finding.severity, finding.message);
+    let unreadable = report.unreadable.iter().map(|unreadable| line(&unreadable.origin, &unreadable.finding));
+    let of = |object: &ObjectStatus| -> Vec<String> {
+        object.findings.iter().map(|finding| line(&object.origin, finding)).collect()
     };
-    for unreadable in &report.unreadable {
-        add(&unreadable.origin, &unreadable.finding);
-    }
-    for object in &report.objects {
-        for finding in &object.findings {
-            add(&object.origin, finding);
-        }
-    }
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    text
+    let lines: Vec<String> = unreadable.chain(report.objects.iter().flat_map(of)).collect();
+    if lines.is_empty() { String::new() } else { format!("\n{}\n", lines.join("\n")) }
+}
+
+/// A finding as compilers print it: `FILE:LINE:COLUMN: severity: field: message`.
+pub(crate) fn line(origin: &str, finding: &FindingStatus) -> String {
+    let file = origin.rsplit_once(':').map_or(origin, |(file, _)| file);
+    let place = match (finding.line, finding.column) {
+        (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
+        (Some(line), None) => format!("{file}:{line}"),
+        _ => origin.to_owned(),
+    };
+    let field = if finding.field.is_empty() { String::new() } else { format!("{}: ", finding.field) };
+    printable(&format!("{place}: {}: {field}{}", finding.severity, finding.message))
 }

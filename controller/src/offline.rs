@@ -1,5 +1,7 @@
 //! The same translation without proxies, sources or time: for `translate` and for tests. Serves nobody.
 
+mod describe;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,6 +10,8 @@ use mesh::{InboundPort, MeshConfig, Workload, WorkloadKind};
 use policy::{EffectivePolicy, ObjectName};
 use xds::build::ProxyShape;
 use xds::{Resource, ResourceType};
+
+pub use describe::describe;
 
 use crate::publish::{Publisher, SlotKey};
 use crate::status::unfetched;

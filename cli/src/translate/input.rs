@@ -1,0 +1,98 @@
+//! The files of `translate`, read as the control plane reads them; what is wrong goes to stderr as compilers print it.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use crds::{Content, Document, Finding, Object, Severity};
+use mesh::MeshConfig;
+use source::Change;
+
+/// What the files say.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) mesh: MeshConfig,
+    /// Closed values included.
+    pub(super) objects: Vec<Object>,
+    /// Nothing had to be read as closed.
+    pub(super) understood: bool,
+}
+
+/// # Errors
+/// If a file cannot be read at all, or the mesh configuration is wrong.
+pub(super) fn read(path: &Path, mesh_config: Option<&Path>) -> Result<Input> {
+    let mesh = mesh_config.map(mesh).transpose()?.unwrap_or_default();
+    let mut input = Input { mesh, objects: Vec::new(), understood: true };
+    if path.is_dir() {
+        source::files::load(path, None).into_iter().for_each(|change| input.change(change));
+        return Ok(input);
+    }
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().take(crds::MAX_FILE as u64 + 1).read_to_string(&mut text)?;
+        text
+    } else {
+        std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+    };
+    crds::read(&text, &path.display().to_string()).into_iter().for_each(|document| input.document(document));
+    Ok(input)
+}
+
+fn mesh(path: &Path) -> Result<MeshConfig> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let origin = path.display().to_string();
+    match crds::mesh_config::read(&text) {
+        Ok((mesh, findings)) => {
+            report(&origin, &findings);
+            Ok(mesh)
+        }
+        Err(findings) => {
+            report(&origin, &findings);
+            bail!("{origin} is no mesh configuration")
+        }
+    }
+}
+
+impl Input {
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Apply { object, origin, findings } => {
+                self.found(&origin, &findings);
+                self.objects.push(*object);
+            }
+            Change::Kept { object: _, origin, findings } => self.found(&origin, &findings),
+            Change::Unreadable { origin, finding, blocks_ready: _ } => {
+                self.found(&origin, finding.as_slice());
+            }
+            Change::Frozen(reason) => {
+                let finding = reason.map(Finding::error);
+                self.found("", finding.as_slice());
+            }
+            Change::Delete(_) | Change::Mesh(_) | Change::Synced => {}
+        }
+    }
+
+    fn document(&mut self, Document { origin, content, findings }: Document) {
+        self.found(&origin, &findings);
+        match content {
+            Content::Object(object) => self.objects.push(*object),
+            Content::Invalid { object: _, closed } => self.objects.extend(closed.map(|closed| *closed.object)),
+            Content::Unreadable | Content::Unsupported => {}
+        }
+    }
+
+    fn found(&mut self, origin: &str, findings: &[Finding]) {
+        report(origin, findings);
+        self.understood &= findings.iter().all(|finding| finding.severity < Severity::Error);
+    }
+}
+
+/// `FILE:LINE:COLUMN: severity: field: message`.
+fn report(origin: &str, findings: &[Finding]) {
+    let mut stderr = std::io::stderr().lock();
+    for finding in findings {
+        let finding = controller::status::FindingStatus::from(finding);
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(stderr, "{}", crate::status::line(origin, &finding));
+    }
+}

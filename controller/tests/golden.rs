@@ -1,0 +1,86 @@
+//! From YAML to effective policy to Envoy resources, as text pairs: `golden/CASE/in.yaml` (and `mesh.yaml`) against
+//! `effective.yaml` and `envoy.yaml`. `BLESS=1 cargo test -p controller --test golden` writes them anew; then read the diff.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use controller::offline::{Offline, describe};
+use crds::{Content, Object};
+use mesh::MeshConfig;
+use serde_json::{Value, json};
+use xds::build::{Capture, ProxyShape, json::resource};
+
+#[track_caller]
+fn check(case: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
+    let text = std::fs::read_to_string(folder.join("in.yaml")).unwrap();
+    let mesh = std::fs::read_to_string(folder.join("mesh.yaml"));
+    let mesh = mesh.map_or_else(|_| MeshConfig::default(), |text| crds::mesh_config::read(&text).unwrap().0);
+    let mut offline = Offline::new(mesh, objects(&text));
+    if offline.workloads().is_empty() {
+        offline.register("default", BTreeMap::new());
+    }
+    let (mut effective, mut envoy) = (Vec::new(), Vec::new());
+    for workload in offline.workloads() {
+        let name = format!("{}/{}", workload.namespace, workload.name);
+        let policy = offline.effective(&workload).unwrap();
+        effective.push(json!({"workload": name, "policy": describe(&policy)}));
+        let shape = ProxyShape { capture: Capture::Nft, inline_policy: false, ipv6: false };
+        let mut types: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+        for (kind, one) in offline.resources(&workload, shape).unwrap() {
+            types.entry(kind.short()).or_default().push(resource(&one).unwrap());
+        }
+        envoy.push(json!({"workload": name, "resources": types}));
+    }
+    compare(&folder.join("effective.yaml"), &serde_yaml::to_string(&effective).unwrap());
+    compare(&folder.join("envoy.yaml"), &serde_yaml::to_string(&envoy).unwrap());
+}
+
+fn objects(text: &str) -> Vec<Object> {
+    let of = |document: crds::Document| match document.content {
+        Content::Object(object) => Some(*object),
+        Content::Invalid { closed, .. } => closed.map(|closed| *closed.object),
+        Content::Unreadable | Content::Unsupported => panic!("{}: {:?}", document.origin, document.findings),
+    };
+    crds::read(text, "in.yaml").into_iter().filter_map(of).collect()
+}
+
+#[track_caller]
+fn compare(file: &Path, got: &str) {
+    if std::env::var_os("BLESS").is_some() {
+        return std::fs::write(file, got).unwrap();
+    }
+    let expected = std::fs::read_to_string(file).unwrap_or_default();
+    let differs = expected.lines().zip(got.lines()).position(|(a, b)| a != b);
+    let line = differs.unwrap_or(expected.lines().count().min(got.lines().count()));
+    let around = |text: &str| text.lines().skip(line.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
+    assert!(
+        expected == got,
+        "{} differs from line {}:\n--- expected\n{}\n--- got\n{}\n(BLESS=1 accepts it)",
+        file.display(),
+        line + 1,
+        around(&expected),
+        around(got)
+    );
+}
+
+/// The two objects of the first issue, byte for byte.
+#[test]
+fn orders_two_objects() {
+    check("orders-two-objects");
+}
+
+#[test]
+fn a_permissive_port_and_raw_tcp() {
+    check("permissive-port-and-tcp");
+}
+
+#[test]
+fn tokens_and_an_external_authorizer() {
+    check("jwt-and-custom");
+}
+
+#[test]
+fn dry_run_audit_and_deny() {
+    check("dry-run-audit-deny");
+}
