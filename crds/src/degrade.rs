@@ -137,4 +137,6 @@ fn close_attachment(attachment: &mut Attachment, readable: bool, issues: &Issues
 const KNOWN_FIELDS: [&str; 6] = ["action", "provider", "rules", "mtls", "portLevelMtls", "jwtRules"];
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;

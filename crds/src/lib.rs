@@ -38,6 +38,7 @@ pub use finding::{Finding, Severity};
 pub use object::{Kind, Object, ObjectRef};
 pub use parse::{Closed, Content, Parsed, parse};
 pub use read::{Document, MAX_DOCUMENT, MAX_FILE, read};
+pub use request_authentication::jwks::{PublicKeys, public as public_jwks};
 
 /// The wire types, one module per kind.
 pub mod spec {

@@ -114,11 +114,21 @@ pub(crate) fn path(value: &str) -> Parsed<PathMatch> {
     Ok(PathMatch::Template(value.into()))
 }
 
-/// What Envoy's `uri_template` takes. It crashes on an operator after `{**}` (1.36.2), so none may follow.
+/// Most characters of a template as Envoy has it, where `{*}` is `*` (`UriTemplateMatchConfig.path_template`).
+const MAX_TEMPLATE: usize = 256;
+
+/// What Envoy's `uri_template` takes. On an operator after `{**}` and on an empty segment before the last it does not
+/// refuse but crashes (seen on 1.36.2, 1.39.3 and 1.40.0), so neither may get there.
 fn check_template(value: &str) -> Parsed<()> {
     let Some(rest) = value.strip_prefix('/') else {
         return Err("a path template begins with `/`".into());
     };
+    if value.len() - value.matches(['{', '}']).count() > MAX_TEMPLATE {
+        return Err(format!("a path template has at most {MAX_TEMPLATE} characters"));
+    }
+    if rest.contains("//") || rest.starts_with('/') {
+        return Err("a path template has no empty segments".into());
+    }
     let mut rest_seen = false;
     for segment in rest.split('/') {
         let operator = matches!(segment, "{*}" | "{**}");

@@ -84,10 +84,25 @@ fn request_principals() {
 
 #[test]
 fn path_templates() {
-    for value in ["/{*}", "/{**}", "/a/{*}/b/{**}", "/a/{*}/{*}/{**}/c", "/a.b~c/%20/{*}", "/x;y=1/{*}"] {
+    for value in [
+        "/{*}",
+        "/{**}",
+        "/a/{*}/b/{**}",
+        "/a/{*}/{*}/{**}/c",
+        "/a.b~c/%20/{*}",
+        "/{*}/",
+        "/{**}/",
+        "/x;y=1/{*}",
+    ] {
         assert_eq!(path(value), Ok(PathMatch::Template(value.into())), "{value}");
     }
+    let longest = format!("/{}/{{*}}", "x".repeat(253));
+    assert!(path(&longest).is_ok() && path(&longest.replace("/x", "/xx")).is_err());
     for value in [
+        "/a//{*}",
+        "//{*}",
+        "/{**}//a",
+        "/{*}//",
         "/a/{**}/{*}",
         "/{**}/{**}",
         "/{**}/x/{*}",
