@@ -32,13 +32,18 @@ const BATCH: usize = 4096;
 /// What others ask of the state's owner.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Subscribe {
-        key: SlotKey,
-        proxy: Connected,
-        journal: Arc<Mutex<Journal>>,
-        reply: oneshot::Sender<Result<Opened, Denied>>,
-    },
+    Subscribe(Box<Subscribe>),
     Report(oneshot::Sender<Report>),
+}
+
+/// A proxy that asks for its snapshots.
+#[derive(Debug)]
+pub(crate) struct Subscribe {
+    pub(crate) key: SlotKey,
+    pub(crate) proxy: Connected,
+    /// Where its stream writes down what it says.
+    pub(crate) journal: Arc<Mutex<Journal>>,
+    pub(crate) reply: oneshot::Sender<Result<Opened, Denied>>,
 }
 
 /// An open subscription.
@@ -226,7 +231,7 @@ impl Actor {
     fn freeze(&mut self, reason: Option<String>) {
         match (&self.frozen, &reason) {
             (_, Some(reason)) => {
-                tracing::error!(%reason, "the source is lost; what is in force stays in force")
+                tracing::error!(%reason, "the source is lost; what is in force stays in force");
             }
             (Some(_), None) => tracing::info!("the source is back"),
             (None, None) => {}
@@ -282,7 +287,8 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Subscribe { key, proxy, journal, reply } => {
+            Command::Subscribe(subscribe) => {
+                let Subscribe { key, proxy, journal, reply } = *subscribe;
                 let answer = self.subscribe(&key, proxy, journal);
                 let opened = answer.as_ref().ok().map(|opened| opened.id);
                 // A caller that has gone away meanwhile gets no session.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use mesh::{MeshConfig, Workload, WorkloadKind};
 use policy::{EffectivePolicy, MtlsMode, ObjectName};
 use tokio::sync::watch;
-use xds::build::{Provider, ProxyShape, SharedShape};
+use xds::build::{self, Inbound, Outbound, OutboundService, Provider, ProxyShape, SharedShape};
 use xds::{ResourceType, Snapshot};
 
 use crate::affected::{Affected, Namespaces, affected};
@@ -111,9 +111,24 @@ pub(crate) enum Refusal {
     Failed(ObjectName),
 }
 
+/// The translation in use; tests put failing ones in its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Builders {
+    own: fn(&Inbound<'_>) -> Encoded,
+    service: fn(&MeshConfig, &OutboundService, SharedShape) -> Encoded,
+    outbound: fn(&Outbound<'_>) -> Encoded,
+}
+
+impl Default for Builders {
+    fn default() -> Self {
+        Self { own: build::own, service: build::service, outbound: build::outbound }
+    }
+}
+
 /// The owner of everything that is computed.
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
+    builders: Builders,
     pub(crate) store: Store,
     effective: Effective,
     services: Services,
@@ -221,9 +236,9 @@ impl Publisher {
     }
 
     fn update_services(&mut self, affected: &Affected) {
-        let Self { store, effective, services, interner, failures, .. } = self;
+        let Self { store, effective, services, interner, failures, builders, .. } = self;
         let mesh = store.mesh.clone();
-        let mut context = Context { mesh: &mesh, interner, failures };
+        let mut context = Context { builders: *builders, mesh: &mesh, interner, failures };
         let before = services.version;
         for id in &affected.services {
             services.update(id, store, effective, affected.mesh, &mut context);
@@ -264,13 +279,12 @@ impl Publisher {
     /// The workload a slot stands for and its policy: the registry's word; for a node on the plaintext port that the
     /// registry does not know, a stand-in to which nobody may talk.
     fn subject(&mut self, key: &SlotKey) -> Result<(Workload, Arc<EffectivePolicy>), Refusal> {
-        let failed = |Panicked(_)| Refusal::Failed(key.workload.clone());
         let Some(workload) = self.store.workload(&key.workload).cloned() else {
             if key.identity.is_some() {
                 return Err(Refusal::Unregistered(key.workload.clone()));
             }
             let stranger = stranger(key);
-            let policy = self.policy_of(&stranger).map_err(failed)?;
+            let policy = self.policy_or_refusal(key, &stranger)?;
             return Ok((stranger, Arc::new(closed(&policy))));
         };
         if let Some(presented) = &key.identity
@@ -279,8 +293,19 @@ impl Publisher {
             let refusal = Refusal::Identity { workload: key.workload.clone(), identity: presented.clone() };
             return Err(refusal);
         }
-        let policy = self.policy_of(&workload).map_err(failed)?;
+        let policy = self.policy_or_refusal(key, &workload)?;
         Ok(((*workload).clone(), policy))
+    }
+
+    fn policy_or_refusal(
+        &mut self,
+        key: &SlotKey,
+        workload: &Workload,
+    ) -> Result<Arc<EffectivePolicy>, Refusal> {
+        self.policy_of(workload).map_err(|panicked| {
+            self.failures.set(Failure::Workload(key.workload.clone()), panicked);
+            Refusal::Failed(key.workload.clone())
+        })
     }
 
     fn group(
@@ -294,7 +319,7 @@ impl Publisher {
         let services = self.store.services.namespace(&workload.namespace).map(|service| &**service);
         let ports = mesh::inbound_ports(workload, services);
         let inputs = Inputs::new(&self.store.mesh, workload, ports, policy, &key.shape, &self.providers);
-        match self.groups.get(&failure, inputs, before, &mut self.interner) {
+        match self.groups.get(&failure, inputs, before, self.builders.own, &mut self.interner) {
             Ok(group) => {
                 self.failures.clear(&failure);
                 Ok(group)
@@ -308,8 +333,8 @@ impl Publisher {
 
     /// Puts the slot's tables together and sends them if a byte of them is new.
     fn publish(&mut self, key: &SlotKey, workload: &Workload, slot: &mut Slot) -> bool {
-        let Self { store, services, interner, failures, generation, .. } = self;
-        let mut context = Context { mesh: &store.mesh, interner, failures };
+        let Self { store, services, interner, failures, generation, builders, .. } = self;
+        let mut context = Context { builders: *builders, mesh: &store.mesh, interner, failures };
         let shared = services.shared(&key.workload.namespace, key.shape.shared(), &mut context);
         let own = if key.shape.captured() {
             slot.group.tables.clone()

@@ -15,7 +15,7 @@ use xds::ads::server::{Events, Proxy, Refused, Snapshots, Subscription};
 use xds::ads::session::Event;
 
 use crate::Handle;
-use crate::actor::{Arrived, Command, Denied, Opened};
+use crate::actor::{Arrived, Command, Denied, Opened, Subscribe};
 use crate::metrics::Metrics;
 use crate::publish::{Refusal, SlotKey};
 use crate::status::{Connected, Journal, Nack, SessionId};
@@ -27,9 +27,9 @@ impl Snapshots for Handle {
         let node: Arc<str> = connected.node.as_str().into();
         let journal = Arc::new(Mutex::new(Journal::default()));
         let (reply, answer) = oneshot::channel();
-        let command = Command::Subscribe { key, proxy: connected, journal: journal.clone(), reply };
+        let subscribe = Subscribe { key, proxy: connected, journal: journal.clone(), reply };
         let gone = |_| Refused::NotReady("the control plane is stopping".to_owned());
-        self.commands.send(command).await.map_err(|_| gone(()))?;
+        self.commands.send(Command::Subscribe(Box::new(subscribe))).await.map_err(|_| gone(()))?;
         let Opened { id, snapshots } = answer.await.map_err(|_| gone(()))?.map_err(refused)?;
         let closed = self.closed.clone();
         let (metrics, arrived) = (self.metrics.clone(), self.arrived.clone());

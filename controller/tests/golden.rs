@@ -13,9 +13,12 @@ use xds::build::{Capture, ProxyShape, json::resource};
 #[track_caller]
 fn check(case: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
-    let text = std::fs::read_to_string(folder.join("in.yaml")).unwrap();
+    let text = std::fs::read_to_string(folder.join("in.yaml")).expect("a golden case");
     let mesh = std::fs::read_to_string(folder.join("mesh.yaml"));
-    let mesh = mesh.map_or_else(|_| MeshConfig::default(), |text| crds::mesh_config::read(&text).unwrap().0);
+    let mesh = mesh.map_or_else(
+        |_| MeshConfig::default(),
+        |text| crds::mesh_config::read(&text).expect("a golden case").0,
+    );
     let mut offline = Offline::new(mesh, objects(&text));
     if offline.workloads().is_empty() {
         offline.register("default", BTreeMap::new());
@@ -23,17 +26,17 @@ fn check(case: &str) {
     let (mut effective, mut envoy) = (Vec::new(), Vec::new());
     for workload in offline.workloads() {
         let name = format!("{}/{}", workload.namespace, workload.name);
-        let policy = offline.effective(&workload).unwrap();
+        let policy = offline.effective(&workload).expect("a golden case");
         effective.push(json!({"workload": name, "policy": describe(&policy)}));
         let shape = ProxyShape { capture: Capture::Nft, inline_policy: false, ipv6: false };
         let mut types: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
-        for (kind, one) in offline.resources(&workload, shape).unwrap() {
-            types.entry(kind.short()).or_default().push(resource(&one).unwrap());
+        for (kind, one) in offline.resources(&workload, shape).expect("a golden case") {
+            types.entry(kind.short()).or_default().push(resource(&one).expect("a golden case"));
         }
         envoy.push(json!({"workload": name, "resources": types}));
     }
-    compare(&folder.join("effective.yaml"), &serde_yaml::to_string(&effective).unwrap());
-    compare(&folder.join("envoy.yaml"), &serde_yaml::to_string(&envoy).unwrap());
+    compare(&folder.join("effective.yaml"), &serde_yaml::to_string(&effective).expect("a golden case"));
+    compare(&folder.join("envoy.yaml"), &serde_yaml::to_string(&envoy).expect("a golden case"));
 }
 
 fn objects(text: &str) -> Vec<Object> {
@@ -48,12 +51,13 @@ fn objects(text: &str) -> Vec<Object> {
 #[track_caller]
 fn compare(file: &Path, got: &str) {
     if std::env::var_os("BLESS").is_some() {
-        return std::fs::write(file, got).unwrap();
+        return std::fs::write(file, got).expect("a golden case");
     }
     let expected = std::fs::read_to_string(file).unwrap_or_default();
     let differs = expected.lines().zip(got.lines()).position(|(a, b)| a != b);
     let line = differs.unwrap_or(expected.lines().count().min(got.lines().count()));
-    let around = |text: &str| text.lines().skip(line.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
+    let around =
+        |text: &str| text.lines().skip(line.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n");
     assert!(
         expected == got,
         "{} differs from line {}:\n--- expected\n{}\n--- got\n{}\n(BLESS=1 accepts it)",

@@ -55,7 +55,10 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     let (controller, owner) = Controller::start(&metrics, changes);
     tasks.spawn("controller", until_stopped(tasks.stop(), owner));
     let source = source::files::watch(dir, mesh_config, sender);
-    let source = async { Ok::<_, std::convert::Infallible>(source.await) };
+    let source = async {
+        source.await;
+        Ok::<_, std::convert::Infallible>(())
+    };
     tasks.spawn("source", until_stopped(tasks.stop(), source));
     let ads = Ads::new(Arc::new(controller.clone()), Limits::default(), &identifier(), plaintext::peer);
     if let Some(listener) = plaintext_listener {

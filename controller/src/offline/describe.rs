@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use policy::{
-    ActionRules, Atom, Clause, EffectiveMtls, EffectivePolicy, EffectiveRule, Jwks, JwtRule, PathMatch, Presence,
-    RequestPrincipal, StringMatch, TrustDomainMatch,
+    ActionRules, Atom, Clause, EffectiveMtls, EffectivePolicy, EffectiveRule, Jwks, JwtRule, PathMatch,
+    Presence, RequestPrincipal, StringMatch, TrustDomainMatch,
 };
 use serde_json::{Map, Value, json};
 
@@ -124,7 +124,8 @@ fn describe_side(branches: &[Vec<Clause>]) -> Value {
 
 fn describe_clause(clause: &Clause) -> Value {
     let Clause { field, any, none } = clause;
-    let values = |atoms: &[Atom]| -> Value { atoms.iter().map(|atom| Value::String(describe_atom(atom))).collect() };
+    let values =
+        |atoms: &[Atom]| -> Value { atoms.iter().map(|atom| Value::String(describe_atom(atom))).collect() };
     let mut text = Map::from_iter([("field".to_owned(), json!(&**field))]);
     if !any.is_empty() {
         text.insert("oneOf".to_owned(), values(any));
@@ -148,7 +149,9 @@ fn describe_atom(atom: &Atom) -> String {
         Atom::Namespace(glob) => glob.to_string(),
         Atom::ServiceAccount { namespace, name } => format!("{namespace}/{name}"),
         Atom::TrustDomain(TrustDomainMatch::Any) => "*".to_owned(),
-        Atom::TrustDomain(TrustDomainMatch::Exact(domain) | TrustDomainMatch::Wildcard(domain)) => domain.to_string(),
+        Atom::TrustDomain(TrustDomainMatch::Exact(domain) | TrustDomainMatch::Wildcard(domain)) => {
+            domain.to_string()
+        }
         Atom::SourceIp(net) | Atom::RemoteIp(net) | Atom::DestinationIp(net) => net.to_string(),
         Atom::RequestPrincipal(RequestPrincipal { issuer, subject }) => {
             let part = |part: &Option<StringMatch>| part.as_ref().map_or("*".to_owned(), ToString::to_string);

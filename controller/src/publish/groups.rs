@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mesh::{InboundPort, MeshConfig, Workload, WorkloadKind};
 use policy::EffectivePolicy;
-use xds::build::{self, Inbound, Provider, ProxyShape};
+use xds::build::{Inbound, Provider, ProxyShape};
 
-use super::tables::{Interner, Tables, tables};
+use super::tables::{Encoded, Interner, Tables, tables};
 use crate::guard::{Panicked, guarded};
 
 /// The ext_authz providers that exist, by name.
@@ -92,6 +92,7 @@ impl Groups {
         subject: &dyn std::fmt::Display,
         inputs: Inputs,
         before: Option<&Arc<Group>>,
+        own: fn(&Inbound<'_>) -> Encoded,
         interner: &mut Interner,
     ) -> Result<Arc<Group>, Panicked> {
         let groups = self.0.entry(inputs.workload.namespace.clone()).or_default();
@@ -100,7 +101,7 @@ impl Groups {
         }
         let encoded = guarded(subject, || {
             let Inputs { mesh, workload, ports, policy, shape, providers } = &inputs;
-            build::own(&Inbound { mesh, workload, ports, policy, shape, providers })
+            own(&Inbound { mesh, workload, ports, policy, shape, providers })
         })?;
         let old = before.map(|group| group.tables.clone()).unwrap_or_default();
         let tables = tables(&interner.share_all(encoded), &old);

@@ -9,7 +9,7 @@ use policy::ObjectName;
 use xds::build::{self, Outbound, OutboundService, ProxyShape, SharedShape};
 
 use super::tables::{Encoded, Interner, Tables, overlaid, tables};
-use super::{Failure, Failures};
+use super::{Builders, Failure, Failures};
 use crate::effective::Effective;
 use crate::endpoints::outbound_service;
 use crate::guard::guarded;
@@ -37,6 +37,7 @@ struct Known {
 /// What translation needs besides the services.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
+    pub(crate) builders: Builders,
     pub(crate) mesh: &'a MeshConfig,
     pub(crate) interner: &'a mut Interner,
     pub(crate) failures: &'a mut Failures,
@@ -82,7 +83,7 @@ impl Services {
     fn encode(&mut self, id: &ObjectName, shape: SharedShape, context: &mut Context<'_>) {
         let Some(known) = self.known.get_mut(id) else { return };
         let failure = Failure::Service(id.clone());
-        match guarded(&failure, || build::service(context.mesh, &known.seen, shape)) {
+        match guarded(&failure, || (context.builders.service)(context.mesh, &known.seen, shape)) {
             Ok(encoded) => {
                 known.encoded.insert(shape, context.interner.share_all(encoded));
             }
@@ -137,7 +138,7 @@ impl Services {
     ) -> Option<Encoded> {
         let services: Vec<&OutboundService> = self.known.values().map(|known| &known.seen).collect();
         let outbound = Outbound { mesh: context.mesh, namespace, addresses, services: &services, shape };
-        match guarded(failure, || build::outbound(&outbound)) {
+        match guarded(failure, || (context.builders.outbound)(&outbound)) {
             Ok(encoded) => {
                 context.failures.clear(failure);
                 Some(context.interner.share_all(encoded))

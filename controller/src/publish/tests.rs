@@ -163,6 +163,64 @@ fn a_stranger_on_the_plaintext_port_admits_nobody_until_it_is_registered() {
     assert_eq!(policy.mtls.mode, MtlsMode::Permissive);
 }
 
+/// Real translation, but a bug hits one workload account or one service.
+fn own_with_a_bug(inbound: &Inbound<'_>) -> Encoded {
+    assert!(&*inbound.workload.service_account != "y", "a bug with y");
+    build::own(inbound)
+}
+
+fn service_with_a_bug(mesh: &MeshConfig, service: &OutboundService, shape: SharedShape) -> Encoded {
+    assert!(service.service.ports[0].port != 81, "a bug with port 81");
+    build::service(mesh, service, shape)
+}
+
+#[test]
+fn a_bug_that_one_workload_sets_off_leaves_it_what_it_had_and_the_others_alone() {
+    let mut publisher = publisher(world());
+    let x = publisher.subscribe(&plain("a", "x-1", captured())).unwrap();
+    let y = publisher.subscribe(&plain("a", "y-1", captured())).unwrap();
+    let before = y.borrow().clone();
+    publisher.builders.own = own_with_a_bug;
+    apply(&mut publisher, Object::AuthorizationPolicy(authorization("a", "p", None, Action::Deny, "z")));
+    assert_eq!(publisher.commit(), 1);
+    assert!(x.has_changed().unwrap());
+    assert_eq!(changed(&before, &y.borrow()), Vec::<String>::new());
+    let failures: Vec<_> = publisher.failures.iter().map(|(f, m)| (f.clone(), m.to_owned())).collect();
+    assert_eq!(failures, [(Failure::Workload(id("a", "y-1")), "a bug with y".to_owned())]);
+    // Who has nothing yet gets nothing: there is no good version of it.
+    let other_shape = ProxyShape { ipv6: true, ..captured() };
+    let refusal = publisher.subscribe(&plain("a", "y-1", other_shape)).unwrap_err();
+    assert_eq!(refusal, Refusal::Failed(id("a", "y-1")));
+    // Mended: it catches up with what it has missed.
+    publisher.builders = Builders::default();
+    apply(&mut publisher, Object::AuthorizationPolicy(authorization("a", "q", None, Action::Deny, "w")));
+    publisher.commit();
+    assert!(!changed(&before, &y.borrow()).is_empty());
+    assert_eq!(publisher.failures.iter().count(), 0);
+}
+
+#[test]
+fn a_bug_that_one_service_sets_off_leaves_it_what_it_had_and_the_others_alone() {
+    let mut publisher = publisher(world());
+    let x = publisher.subscribe(&plain("b", "x-1", captured())).unwrap();
+    let cluster = |name: &str| x.borrow().of(ResourceType::Cluster).get(name).is_some();
+    publisher.builders.service = service_with_a_bug;
+    apply(&mut publisher, Object::Service(service("a", "x", 81)));
+    apply(&mut publisher, Object::Service(service("b", "x", 82)));
+    publisher.commit();
+    assert!(cluster("outbound|80||x.a.svc.cluster.local") && !cluster("outbound|81||x.a.svc.cluster.local"));
+    assert!(cluster("outbound|82||x.b.svc.cluster.local"));
+    assert_eq!(
+        publisher.failures.iter().map(|(f, _)| f.clone()).collect::<Vec<_>>(),
+        [Failure::Service(id("a", "x"))]
+    );
+    publisher.store.remove(&ObjectRef { kind: Kind::Service, id: id("a", "x") });
+    publisher.edited(&Edit::Service(id("a", "x")));
+    publisher.commit();
+    assert_eq!(publisher.failures.iter().count(), 0);
+    assert!(!cluster("outbound|80||x.a.svc.cluster.local"));
+}
+
 #[test]
 fn what_nobody_uses_is_forgotten() {
     let mut publisher = publisher(world());

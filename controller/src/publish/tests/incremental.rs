@@ -104,18 +104,17 @@ fn keys() -> Vec<SlotKey> {
     ]
 }
 
+/// Type, name and bytes of each resource.
+type Contents = Vec<(ResourceType, Arc<str>, bytes::Bytes)>;
+
 /// Every resource of a snapshot: what the proxy would have.
-fn contents(snapshot: &Snapshot) -> Vec<(ResourceType, Arc<str>, bytes::Bytes)> {
+fn contents(snapshot: &Snapshot) -> Contents {
     let each = |kind| snapshot.of(kind).iter().map(move |r| (kind, r.name.clone(), r.any.clone()));
     ResourceType::ALL.into_iter().flat_map(each).collect()
 }
 
 /// What a fresh start over these objects publishes to `key`.
-fn from_scratch(
-    objects: &BTreeMap<ObjectRef, Object>,
-    mesh: &MeshConfig,
-    key: &SlotKey,
-) -> Option<Vec<(ResourceType, Arc<str>, bytes::Bytes)>> {
+fn from_scratch(objects: &BTreeMap<ObjectRef, Object>, mesh: &MeshConfig, key: &SlotKey) -> Option<Contents> {
     let mut fresh = Publisher::default();
     fresh.store.set_mesh(mesh.clone());
     for object in objects.values() {
@@ -130,7 +129,7 @@ struct World {
     publisher: Publisher,
     objects: BTreeMap<ObjectRef, Object>,
     mesh: MeshConfig,
-    receivers: HashMap<SlotKey, (Receiver<Arc<Snapshot>>, Vec<(ResourceType, Arc<str>, bytes::Bytes)>)>,
+    receivers: HashMap<SlotKey, (Receiver<Arc<Snapshot>>, Contents)>,
 }
 
 impl World {
