@@ -113,7 +113,8 @@ pub(crate) fn run(args: &TranslateArgs) -> Result<ExitCode> {
 fn workloads(args: &TranslateArgs, offline: &mut Offline) -> Result<Vec<Arc<Workload>>> {
     let registered = offline.workloads();
     if let Some(name) = &args.workload {
-        let of_name = |workload: &&Arc<Workload>| format!("{}/{}", workload.namespace, workload.name) == *name;
+        let of_name =
+            |workload: &&Arc<Workload>| format!("{}/{}", workload.namespace, workload.name) == *name;
         let found = registered.iter().find(of_name);
         return Ok(vec![found.with_context(|| format!("the files register no workload {name}"))?.clone()]);
     }

@@ -76,7 +76,9 @@ impl Input {
         self.found(&origin, &findings);
         match content {
             Content::Object(object) => self.objects.push(*object),
-            Content::Invalid { object: _, closed } => self.objects.extend(closed.map(|closed| *closed.object)),
+            Content::Invalid { object: _, closed } => {
+                self.objects.extend(closed.map(|closed| *closed.object))
+            }
             Content::Unreadable | Content::Unsupported => {}
         }
     }
