@@ -28,8 +28,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 const WRITING: Duration = Duration::from_secs(60);
 /// How long a file that was emptied may take to be filled.
 const EMPTY: Duration = Duration::from_millis(200);
-/// How long a file must be missing.
-const GONE: Duration = Duration::from_millis(20);
+/// How long a file must be missing, counted from the last one that went missing, and how long at most.
+const GONE: Duration = Duration::from_millis(30);
+const GONE_AT_LAST: Duration = Duration::from_secs(1);
 const ALL_GONE: Duration = Duration::from_millis(200);
 /// The same after the directory has come back, counted from the last file that appeared.
 const GONE_AFTER_RETURN: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ pub(super) struct Look {
     root: Option<Root>,
     /// Why nothing changes, as told.
     frozen: Option<String>,
+    /// When a file was last found to be missing.
+    last_missing: Option<Instant>,
     /// The directory has come back and is perhaps still being filled; since when nothing new appeared.
     returning: Option<Instant>,
     /// Directories that could not be listed, as told.
@@ -106,6 +109,7 @@ impl Look {
             pending: BTreeMap::new(),
             root: None,
             frozen: None,
+            last_missing: None,
             returning: None,
             lost: BTreeMap::new(),
             synced: false,
@@ -278,15 +282,22 @@ impl Look {
         let hidden = |path: &Path| lost.iter().any(|(directory, _)| path.starts_with(directory));
         let all_gone = self.known.keys().all(|path| !files.contains_key(path));
         let returned = self.returning;
+        let there = |path: &Path| files.contains_key(path) || hidden(path);
+        // As long as more of them go, it is perhaps all of them that are going.
+        if self.known.iter().any(|(path, known)| known.missing.is_none() && !there(path)) {
+            self.last_missing = Some(now);
+        }
+        let last_missing = self.last_missing.unwrap_or(now);
         let mut waiting = false;
         self.known.retain(|path, known| {
-            if files.contains_key(path) || hidden(path) {
+            if there(path) {
                 return true;
             }
             let since = known.missing.map_or(now, |missing| missing.since);
             let due = match returned {
                 Some(last) => since.max(last) + GONE_AFTER_RETURN,
-                None => since + if all_gone { ALL_GONE } else { GONE },
+                None if all_gone => last_missing + ALL_GONE,
+                None => (last_missing + GONE).min(since + GONE_AT_LAST),
             };
             known.missing = Some(Missing { since, due });
             waiting |= now < due;

@@ -399,6 +399,58 @@ async fn a_change_is_sent_within_milliseconds() {
     assert!(times[10] < Duration::from_millis(50), "{times:?}");
 }
 
+#[tokio::test]
+async fn links_and_directories() {
+    let (mut bed, _) = Bed::start(&[("a.yaml", &allow("a", "/a"))]).await;
+    let outside = bed.temp.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    for name in ["b", "c", "d"] {
+        fs::write(outside.join(format!("{name}.yaml")), allow(name, "/")).unwrap();
+    }
+    // A link in either sense appears without ever being written.
+    fs::hard_link(outside.join("b.yaml"), bed.dir.join("b.yaml")).unwrap();
+    assert_eq!(bed.next().await, "apply AuthorizationPolicy default/b");
+    symlink(outside.join("c.yaml"), bed.dir.join("c.yaml")).unwrap();
+    assert_eq!(bed.next().await, "apply AuthorizationPolicy default/c");
+    // Round and round.
+    symlink(&bed.dir, bed.dir.join("loop")).unwrap();
+    symlink("nowhere", bed.dir.join("nowhere.yaml")).unwrap();
+    assert_eq!(bed.barrier(1).await, [""; 0]);
+    // A directory moved in and out.
+    let inside = bed.temp.path().join("inside");
+    fs::create_dir(&inside).unwrap();
+    fs::rename(outside.join("d.yaml"), inside.join("d.yaml")).unwrap();
+    fs::rename(&inside, bed.dir.join("sub")).unwrap();
+    assert_eq!(bed.next().await, "apply AuthorizationPolicy default/d");
+    fs::write(bed.dir.join("sub/d.yaml"), allow("d", "/changed")).unwrap();
+    assert_eq!(bed.next().await, "apply AuthorizationPolicy default/d");
+    fs::rename(bed.dir.join("sub"), &inside).unwrap();
+    assert_eq!(bed.next().await, "delete AuthorizationPolicy default/d");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_lose_nothing() {
+    let (mut bed, _) = Bed::start(&[("a.yaml", &allow("a", "/a"))]).await;
+    let good = allow("a", "/a");
+    let huge = format!("{good}---\n# {}\n", "x".repeat(10 << 20));
+    let contents: [&[u8]; 4] = [huge.as_bytes(), b"a: \xff\n", b"\0\0\0", b"a: &a [*a]\n"];
+    for (i, content) in contents.into_iter().enumerate() {
+        let temp = bed.dir.join(".tmp");
+        fs::write(&temp, content).unwrap();
+        fs::rename(temp, bed.dir.join("a.yaml")).unwrap();
+        let mut seen = [bed.next().await, bed.next().await];
+        seen.sort();
+        assert_eq!(seen[0], "keep AuthorizationPolicy default/a", "{i}");
+        assert!(seen[1].starts_with("unreadable a.yaml"), "{i}: {seen:?}");
+        bed.replace("a.yaml", &good);
+        let mut seen = [bed.next().await, bed.next().await];
+        seen.sort();
+        assert_eq!(seen[0], "apply AuthorizationPolicy default/a", "{i}");
+        assert!(seen[1].starts_with("readable a.yaml"), "{i}: {seen:?}");
+    }
+    assert_eq!(bed.barrier(1).await, [""; 0]);
+}
+
 #[test]
 fn load_is_the_first_list() {
     let temp = tempfile::tempdir().unwrap();
