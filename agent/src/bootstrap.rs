@@ -12,6 +12,8 @@ use crate::state::{self, State};
 
 /// The Istio version whose behaviour we offer.
 const ISTIO_VERSION: &str = "1.31.0";
+/// Connections that one Envoy accepts at the same time.
+const MAX_CONNECTIONS: u32 = 50_000;
 
 /// Writes the bootstrap file (0600, owned by the user Envoy runs as); its path.
 pub(crate) fn write(
@@ -47,12 +49,18 @@ fn bootstrap(args: &AgentArgs, state: &State, server_id: &str, plan: &Plan) -> R
         "layered_runtime": {"layers": [
             {"name": "static", "static_layer": {
                 "re2.max_program_size.error_level": 32768,
-                "overload.global_downstream_max_connections": 50000,
             }},
             {"name": "admin", "admin_layer": {}},
         ]},
         "admin": {"address": {"pipe": {"path": state.admin_socket, "mode": 0o600}}},
         "stats_config": stats(),
+        "overload_manager": {"resource_monitors": [{
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": MAX_CONNECTIONS,
+            },
+        }]},
         "dynamic_resources": {
             "lds_config": ads, "cds_config": ads,
             "ads_config": {
@@ -134,7 +142,7 @@ fn xds_cluster(server: &str, server_id: &str) -> Value {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let discovery = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
     json!({
-        "name": "xds-grpc", "type": discovery, "connect_timeout": "2s", "dns_refresh_rate": "5s",
+        "name": "xds-grpc", "type": discovery, "connect_timeout": "2s",
         "typed_extension_protocol_options": http2(),
         "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 30}},
         "load_assignment": {"cluster_name": "xds-grpc", "endpoints": [{"lb_endpoints": [

@@ -2,6 +2,7 @@
 //! nothing goes past it while it is down is `capture`'s.
 
 use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -169,16 +170,25 @@ impl Supervisor {
         Ok(child)
     }
 
-    /// Where Envoy writes; it must be able to open that again as `/dev/stdout`.
+    /// Where Envoy writes. It opens that again as `/dev/stdout`, so it must belong to the user that it runs as.
     fn output(&self) -> Result<(Stdio, Stdio), EnvoyError> {
-        let Some(path) = &self.log else { return Ok((Stdio::inherit(), Stdio::inherit())) };
-        let error =
-            |source| EnvoyError::File { what: "cannot write Envoy's log", path: path.clone(), source };
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(error)?;
+        let error = |source| EnvoyError::File {
+            what: "cannot write Envoy's log",
+            path: self.log.clone().unwrap_or_else(|| PathBuf::from("stderr")),
+            source,
+        };
+        let out: OwnedFd = match (&self.log, self.uid) {
+            (Some(path), _) => {
+                let options = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+                options.map_err(error)?.into()
+            }
+            (None, None) => return Ok((Stdio::inherit(), Stdio::inherit())),
+            (None, Some(_)) => relay().map_err(error)?,
+        };
         if let Some(uid) = self.uid {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(uid)).map_err(error)?;
+            std::os::unix::fs::fchown(&out, Some(uid), Some(uid)).map_err(error)?;
         }
-        Ok((file.try_clone().map_err(error)?.into(), file.into()))
+        Ok((out.try_clone().map_err(error)?.into(), out.into()))
     }
 
     /// Lets connections finish, then ends Envoy.
@@ -226,6 +236,14 @@ impl Supervisor {
         let _ = std::fs::remove_file(&self.pid_file);
         Ok(())
     }
+}
+
+/// A pipe whose content goes to our stderr, until the other end is closed.
+fn relay() -> std::io::Result<OwnedFd> {
+    let (mut reader, writer) = std::io::pipe()?;
+    let copy = move || std::io::copy(&mut reader, &mut std::io::stderr());
+    std::thread::Builder::new().name("envoy-log".to_owned()).spawn(copy)?;
+    Ok(writer.into())
 }
 
 /// Whether process `pid` is an Envoy with our bootstrap: a pid alone may have been given to something else.
