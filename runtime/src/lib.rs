@@ -2,6 +2,7 @@
 //! Knows nothing of policy, Envoy or identity.
 
 pub mod http;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod shutdown;
