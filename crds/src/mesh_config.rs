@@ -9,7 +9,7 @@ use mesh::{InboundMode, MeshConfig, PathNormalization};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::finding::{Finding, Issue, Issues};
+use crate::finding::{Finding, Issues};
 use crate::path::At;
 use crate::{values, wire};
 use providers::Provider;
@@ -160,8 +160,6 @@ fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
     let root = At::ROOT;
     let (min_tls_1_3, cipher_suites) = read_mtls(mesh_mtls, issues);
     let aliases = root.key("trustDomainAliases");
-    let inbound = inbound_traffic_policy.mode.as_deref();
-    let outbound = outbound_traffic_policy.mode.as_deref();
     MeshConfig {
         trust_domain: match trust_domain {
             Some(name) => trust_domain_name(&name, &root.key("trustDomain"), issues),
@@ -173,45 +171,53 @@ fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
             .map(|(i, name)| trust_domain_name(name, &aliases.index(i), issues))
             .collect(),
         root_namespace: match root_namespace {
-            Some(name) if name.is_empty() || name.len() > 63 || !name.chars().all(label) => {
-                issues.error(&root.key("rootNamespace"), format!("`{name}` is not the name of a namespace"));
-                defaults.root_namespace
-            }
-            Some(name) => name.into(),
+            Some(name) => namespace_name(&name, &root.key("rootNamespace"), issues),
             None => defaults.root_namespace,
         },
         enable_auto_mtls: enable_auto_mtls.unwrap_or(defaults.enable_auto_mtls),
         min_tls_1_3,
         cipher_suites,
-        path_normalization: match normalization {
-            None | Some(NormalizationType::Default | NormalizationType::Base) => PathNormalization::Base,
-            Some(NormalizationType::None) => PathNormalization::None,
-            Some(NormalizationType::MergeSlashes) => PathNormalization::MergeSlashes,
-            Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
-        },
+        path_normalization: normalization.unwrap_or(NormalizationType::Default).into(),
         protocol_detection_timeout_ms: duration(protocol_detection_timeout.as_deref(), issues),
-        inbound_mode: match inbound {
-            None | Some("PASSTHROUGH") => InboundMode::Passthrough,
-            Some("LOCALHOST") => InboundMode::Localhost,
-            Some(other) => {
-                unknown_mode(other, "inboundTrafficPolicy", "PASSTHROUGH or LOCALHOST", issues);
-                defaults.inbound_mode
-            }
+        inbound_mode: match mode(
+            inbound_traffic_policy,
+            "inboundTrafficPolicy",
+            ["PASSTHROUGH", "LOCALHOST"],
+            issues,
+        ) {
+            0 => InboundMode::Passthrough,
+            _ => InboundMode::Localhost,
         },
-        outbound_allow_any: match outbound {
-            None | Some("ALLOW_ANY") => true,
-            Some("REGISTRY_ONLY") => false,
-            Some(other) => {
-                unknown_mode(other, "outboundTrafficPolicy", "ALLOW_ANY or REGISTRY_ONLY", issues);
-                false
-            }
-        },
+        outbound_allow_any: mode(
+            outbound_traffic_policy,
+            "outboundTrafficPolicy",
+            ["ALLOW_ANY", "REGISTRY_ONLY"],
+            issues,
+        ) == 0,
         access_log_file,
         access_log_format,
         access_log_json: access_log_encoding == Some(Encoding::Json),
         extension_providers: providers::read(extension_providers, issues),
         num_trusted_proxies,
     }
+}
+
+impl From<NormalizationType> for PathNormalization {
+    fn from(normalization: NormalizationType) -> Self {
+        match normalization {
+            NormalizationType::Default | NormalizationType::Base => Self::Base,
+            NormalizationType::None => Self::None,
+            NormalizationType::MergeSlashes => Self::MergeSlashes,
+            NormalizationType::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
+        }
+    }
+}
+
+fn namespace_name(name: &str, at: &At<'_>, issues: &mut Issues) -> Arc<str> {
+    if name.is_empty() || name.len() > 63 || !name.chars().all(label) {
+        issues.error(at, format!("`{name}` is not the name of a namespace"));
+    }
+    name.into()
 }
 
 fn label(c: char) -> bool {
@@ -259,9 +265,14 @@ fn duration(value: Option<&str>, issues: &mut Issues) -> u64 {
     })
 }
 
-fn unknown_mode(mode: &str, field: &str, known: &str, issues: &mut Issues) {
-    let at = At::ROOT.key(field);
-    issues.0.push(Issue::error(at.key("mode").path(), format!("`{mode}` is not known: {known}")));
+/// Which of `known` the mode of a traffic policy is; the first if there is none, the stricter second if it is neither.
+fn mode(policy: TrafficPolicy, field: &str, known: [&str; 2], issues: &mut Issues) -> usize {
+    let Some(mode) = policy.mode else { return 0 };
+    known.iter().position(|name| *name == mode).unwrap_or_else(|| {
+        let at = At::ROOT.key(field);
+        issues.error(&at.key("mode"), format!("`{mode}` is not known: {} or {}", known[0], known[1]));
+        1
+    })
 }
 
 #[cfg(test)]

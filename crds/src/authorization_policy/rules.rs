@@ -82,6 +82,8 @@ impl Walk<'_> {
         }
         self.check_service_accounts(source, at);
         self.check_custom_source(source, at);
+        self.warn_spiffe(&source.principals, &at.key("principals"));
+        self.warn_spiffe(&source.not_principals, &at.key("notPrincipals"));
         let Source {
             principals,
             not_principals,
@@ -99,45 +101,42 @@ impl Walk<'_> {
             not_trust_domains,
         } = source;
         let namespace = self.namespace.clone();
-        self.warn_spiffe(principals, &at.key("principals"));
-        self.warn_spiffe(not_principals, &at.key("notPrincipals"));
-        let mut pair =
-            |any: (&str, &[String]), none: (&str, &[String]), parse: &dyn Fn(&str) -> Parsed<Atom>| Match {
-                any: self.any(any.1, &at.key(any.0), parse),
-                none: self.none(none.1, &at.key(none.0), parse),
-            };
-        let string = |atom: fn(StringMatch) -> Atom| move |v: &str| Ok(atom(StringMatch::parse(v)));
-        let namespaced = |v: &str| Ok(Atom::Namespace(v.into()));
+        let peer = |v: &str| Ok(Atom::Principal(StringMatch::parse(v)));
         let token = |v: &str| Ok(Atom::RequestPrincipal(values::request_principal(v)));
+        let namespaced = |v: &str| Ok(Atom::Namespace(v.into()));
         let account = |v: &str| values::service_account(v, &namespace);
-        let peer = |v: &str| values::ip_block(v).map(Atom::SourceIp);
+        let address = |v: &str| values::ip_block(v).map(Atom::SourceIp);
         let remote = |v: &str| values::ip_block(v).map(Atom::RemoteIp);
         policy::Source {
-            principals: pair(
-                ("principals", principals),
-                ("notPrincipals", not_principals),
-                &string(Atom::Principal),
-            ),
-            request_principals: pair(
-                ("requestPrincipals", request_principals),
-                ("notRequestPrincipals", not_request_principals),
+            principals: self.field(at, "principals", principals, not_principals, &peer),
+            request_principals: self.field(
+                at,
+                "requestPrincipals",
+                request_principals,
+                not_request_principals,
                 &token,
             ),
-            namespaces: pair(("namespaces", namespaces), ("notNamespaces", not_namespaces), &namespaced),
-            service_accounts: pair(
-                ("serviceAccounts", service_accounts),
-                ("notServiceAccounts", not_service_accounts),
+            namespaces: self.field(at, "namespaces", namespaces, not_namespaces, &namespaced),
+            service_accounts: self.field(
+                at,
+                "serviceAccounts",
+                service_accounts,
+                not_service_accounts,
                 &account,
             ),
-            trust_domains: pair(
-                ("trustDomains", trust_domains),
-                ("notTrustDomains", not_trust_domains),
+            trust_domains: self.field(
+                at,
+                "trustDomains",
+                trust_domains,
+                not_trust_domains,
                 &values::trust_domain,
             ),
-            ip_blocks: pair(("ipBlocks", ip_blocks), ("notIpBlocks", not_ip_blocks), &peer),
-            remote_ip_blocks: pair(
-                ("remoteIpBlocks", remote_ip_blocks),
-                ("notRemoteIpBlocks", not_remote_ip_blocks),
+            ip_blocks: self.field(at, "ipBlocks", ip_blocks, not_ip_blocks, &address),
+            remote_ip_blocks: self.field(
+                at,
+                "remoteIpBlocks",
+                remote_ip_blocks,
+                not_remote_ip_blocks,
                 &remote,
             ),
         }
@@ -214,21 +213,29 @@ impl Walk<'_> {
         }
         let Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths } =
             operation;
-        let mut pair =
-            |any: (&str, &[String]), none: (&str, &[String]), parse: &dyn Fn(&str) -> Parsed<Atom>| Match {
-                any: self.any(any.1, &at.key(any.0), parse),
-                none: self.none(none.1, &at.key(none.0), parse),
-            };
         let host = |v: &str| Ok(Atom::Host(StringMatch::parse(v)));
         let port = |v: &str| values::port(v).map(Atom::Port);
         let method = |v: &str| Ok(Atom::Method(StringMatch::parse(v)));
         let path = |v: &str| values::path(v).map(Atom::Path);
         policy::Operation {
-            hosts: pair(("hosts", hosts), ("notHosts", not_hosts), &host),
-            ports: pair(("ports", ports), ("notPorts", not_ports), &port),
-            methods: pair(("methods", methods), ("notMethods", not_methods), &method),
-            paths: pair(("paths", paths), ("notPaths", not_paths), &path),
+            hosts: self.field(at, "hosts", hosts, not_hosts, &host),
+            ports: self.field(at, "ports", ports, not_ports, &port),
+            methods: self.field(at, "methods", methods, not_methods, &method),
+            paths: self.field(at, "paths", paths, not_paths, &path),
         }
+    }
+
+    /// A field `name` and its twin `notName`.
+    fn field(
+        &mut self,
+        at: &At<'_>,
+        name: &str,
+        any: &[String],
+        none: &[String],
+        parse: &dyn Fn(&str) -> Parsed<Atom>,
+    ) -> Match {
+        let not_name = format!("not{}{}", name[..1].to_ascii_uppercase(), &name[1..]);
+        Match { any: self.any(any, &at.key(name), parse), none: self.none(none, &at.key(&not_name), parse) }
     }
 
     /// `None`: nothing of it can be read, so it constrains nothing.
