@@ -23,5 +23,5 @@ pub use model::{
     MtlsMode, ObjectName, Operation, PeerAuthentication, Presence, RequestAuthentication, Rule, Side, Source,
     TargetRef,
 };
-pub use resolve::resolve;
+pub use resolve::{GATEWAY_LABEL, resolve};
 pub use set::{PolicySet, Scope, WorkloadKey};

@@ -42,6 +42,10 @@ fn expand_principal(scope: &Scope, principal: &str) -> Vec<String> {
         return unchanged();
     }
     let members = members(scope);
+    // Without any trust domain the pointer would vanish, and a field without values matches anybody.
+    if members.is_empty() {
+        return unchanged();
+    }
     if td != POINTER && !members.iter().any(|member| same_domain(td, member)) {
         return unchanged();
     }
@@ -105,6 +109,10 @@ mod tests {
         check("td1", &["td2"], "td1/orders", &["td1/orders"]);
         check("td1", &["td2"], "*", &["*"]);
         check("td1", &["td2"], "td1/ns/*", &["td1/ns/*"]);
+        check("", &[""], "cluster.local/ns/a/sa/b", &["cluster.local/ns/a/sa/b"]);
+        check("td1", &["td2"], "d1/ns/a/sa/b", &["d1/ns/a/sa/b"]);
+        check("td1", &["td2"], "td*/ns/a/sa/b", &["td1/ns/a/sa/b", "td2/ns/a/sa/b"]);
+        check("td1", &["td2"], "td1/ns/a/sa/b/c", &["td1/ns/a/sa/b/c"]);
         check("td1", &["", "td1"], "td1/ns/a/sa/b", &["td1/ns/a/sa/b"]);
     }
 

@@ -1,41 +1,62 @@
-//! Whether a policy applies to a workload (semantics §2.2, §2.4). Sidecars only: `targetRefs` never attach here.
+//! Whether one policy object reaches one workload (semantics §2.2, §2.4). Not whether it wins there: of several
+//! PeerAuthentications that reach a workload only some decide, see `mtls`.
 
-use crate::model::{Attachment, AuthorizationPolicy, Meta, PeerAuthentication, RequestAuthentication};
+use std::sync::Arc;
+
+use crate::model::{
+    Attachment, AuthorizationPolicy, Meta, PeerAuthentication, RequestAuthentication, TargetRef,
+};
 use crate::set::{Scope, WorkloadKey};
 
+/// A workload that carries this label is a Kubernetes Gateway API gateway, named by the value.
+pub const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
 impl AuthorizationPolicy {
-    /// Same namespace or the root namespace, and the selector (if any) matches.
+    /// Whether this policy applies to `workload` (semantics §2.4).
     pub fn attaches_to(&self, scope: &Scope, workload: &WorkloadKey) -> bool {
-        in_reach(&self.meta, scope, workload) && selected(&self.attachment, workload)
+        attaches(&self.meta, &self.attachment, scope, workload)
     }
 }
 
 impl RequestAuthentication {
-    /// As for AuthorizationPolicy.
+    /// Whether this policy applies to `workload` (semantics §2.4).
     pub fn attaches_to(&self, scope: &Scope, workload: &WorkloadKey) -> bool {
-        in_reach(&self.meta, scope, workload) && selected(&self.attachment, workload)
+        attaches(&self.meta, &self.attachment, scope, workload)
     }
 }
 
 impl PeerAuthentication {
-    /// As for AuthorizationPolicy, but a selector in the root namespace has no effect at all.
+    /// Whether this policy is considered for `workload` (semantics §2.2): one with a selector in the root namespace
+    /// never is, and the kind has no targetRefs.
     pub fn attaches_to(&self, scope: &Scope, workload: &WorkloadKey) -> bool {
-        let in_root = self.meta.id.namespace == scope.root_namespace;
-        if in_root && self.attachment != Attachment::Namespace {
-            return false;
+        let root = self.meta.id.namespace == scope.root_namespace;
+        match &self.attachment {
+            Attachment::Namespace => root || self.meta.id.namespace == workload.namespace,
+            Attachment::Labels(_) if root => false,
+            Attachment::Labels(_) => attaches(&self.meta, &self.attachment, scope, workload),
+            Attachment::Targets(_) => false,
         }
-        in_reach(&self.meta, scope, workload) && selected(&self.attachment, workload)
     }
 }
 
-fn in_reach(meta: &Meta, scope: &Scope, workload: &WorkloadKey) -> bool {
-    meta.id.namespace == workload.namespace || meta.id.namespace == scope.root_namespace
-}
-
-fn selected(attachment: &Attachment, workload: &WorkloadKey) -> bool {
+fn attaches(meta: &Meta, attachment: &Attachment, scope: &Scope, workload: &WorkloadKey) -> bool {
+    let root = meta.id.namespace == scope.root_namespace;
+    let reached = root || meta.id.namespace == workload.namespace;
     match attachment {
-        Attachment::Namespace => true,
-        Attachment::Labels(labels) => labels.iter().all(|(k, v)| workload.labels.get(k) == Some(v)),
-        Attachment::Targets(_) => false,
+        Attachment::Namespace => reached,
+        Attachment::Labels(labels) => {
+            reached && labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+        }
+        // A policy that targets something never falls back to its namespace.
+        Attachment::Targets(targets) => targets.iter().any(|t| is_gateway(t, &meta.id.namespace, workload)),
     }
+}
+
+/// References to Services, ServiceEntries and GatewayClasses are for waypoints, which are not served here.
+fn is_gateway(target: &TargetRef, namespace: &Arc<str>, workload: &WorkloadKey) -> bool {
+    let TargetRef { group, kind, name } = target;
+    group == "gateway.networking.k8s.io"
+        && kind == "Gateway"
+        && *namespace == workload.namespace
+        && workload.labels.get(GATEWAY_LABEL) == Some(name)
 }

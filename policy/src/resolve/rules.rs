@@ -1,7 +1,9 @@
 //! From a rule as written to `(OR permissions) AND (OR principals)` (semantics §4.1).
 
+use std::collections::HashSet;
+
 use crate::effective::{Clause, EffectiveRule};
-use crate::model::{AuthorizationPolicy, Condition, Match, Operation, Rule, Side, Source};
+use crate::model::{Action, AuthorizationPolicy, Condition, Match, Operation, Rule, Side, Source};
 use crate::set::Scope;
 use crate::trust;
 
@@ -13,7 +15,8 @@ pub(super) fn normalise(scope: &Scope, policy: &AuthorizationPolicy) -> Vec<Effe
         return vec![EffectiveRule::never(id.clone(), 0)];
     }
     let normal = |(index, rule): (usize, &Rule)| {
-        if rule.never {
+        // Only ALLOW is closed by matching nothing; of the other actions `crds` has left out what it could not read.
+        if rule.never && policy.action == Action::Allow {
             return EffectiveRule::never(id.clone(), index);
         }
         EffectiveRule {
@@ -50,14 +53,10 @@ fn branches<'a>(
 
 fn clause(scope: &Scope, field: &str, values: &Match) -> Clause {
     let Match { any, none } = values;
-    let expand = |atoms: &[crate::Atom]| {
-        let mut out = Vec::with_capacity(atoms.len());
-        for atom in atoms.iter().flat_map(|atom| trust::expand(scope, atom)) {
-            if !out.contains(&atom) {
-                out.push(atom);
-            }
-        }
-        out
+    let expand = |atoms: &[crate::Atom]| -> Vec<crate::Atom> {
+        let mut seen = HashSet::with_capacity(atoms.len());
+        let expanded = atoms.iter().flat_map(|atom| trust::expand(scope, atom));
+        expanded.filter(|atom| seen.insert(atom.clone())).collect()
     };
     Clause { field: field.into(), any: expand(any), none: expand(none) }
 }

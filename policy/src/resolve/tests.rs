@@ -1,8 +1,9 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::*;
 use crate::matcher::{Atom, PathMatch, StringMatch};
-use crate::model::{
-    Condition, Jwks, JwtRule, Match, Meta, ObjectName, Operation, Presence, Rule, Side, Source,
-};
+use crate::model::*;
 use crate::set::Scope;
 
 const ROOT: &str = "istio-system";
