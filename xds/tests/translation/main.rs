@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test panics, and says when it is skipped")]
 
 mod accepted;
+mod client;
 mod envoy;
 mod fixtures;
 mod net;

@@ -113,6 +113,17 @@ pub(crate) async fn plain(to: SocketAddr) -> std::io::Result<Box<dyn Stream>> {
     Ok(Box::new(TcpStream::connect(to).await?))
 }
 
+/// Waits until something listens at `address`.
+pub(crate) async fn opens(address: SocketAddr) {
+    for _ in 0..500 {
+        if TcpStream::connect(address).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{address} does not open");
+}
+
 /// One request on an open connection: status and body, or why there was no answer.
 pub(crate) async fn http(
     stream: &mut Box<dyn Stream>,
@@ -120,7 +131,18 @@ pub(crate) async fn http(
     path: &str,
     headers: &str,
 ) -> Result<(u16, String), String> {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n{headers}\r\n");
+    http_to(stream, "test", method, path, headers).await
+}
+
+/// The same with a host.
+pub(crate) async fn http_to(
+    stream: &mut Box<dyn Stream>,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Result<(u16, String), String> {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
     let mut seen = Vec::new();
     let mut buffer = [0; 4096];

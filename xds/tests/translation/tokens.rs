@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use policy::{Atom, EffectivePolicy, JwtRule, Jwks, Presence, RequestPrincipal, StringMatch};
+use policy::{Atom, EffectivePolicy, Jwks, JwtRule, Presence, RequestPrincipal, StringMatch};
 use serde_json::json;
 
 use super::accepted::jwt;
@@ -24,7 +24,8 @@ impl Issuer {
     fn rule(&self) -> JwtRule {
         let point = self.key.public_key_raw();
         let (x, y) = (BASE64.encode(&point[1..33]), BASE64.encode(&point[33..65]));
-        let keys = json!({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "k", "x": x, "y": y}]});
+        let keys =
+            json!({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "k", "x": x, "y": y}]});
         jwt(self.name, Jwks::Inline(keys.to_string().into()))
     }
 
@@ -98,12 +99,21 @@ async fn required_tokens() {
         ..b.rule()
     };
     let (of_a, of_b) = (bearer(&a.token(json!({}))), format!("x-b: {}\r\n", b.token(json!({}))));
-    bed.enforce(&EffectivePolicy { jwt: vec![required(a.rule()), elsewhere.clone()], ..Default::default() }).await;
-    for (headers, status) in [("".to_owned(), 401), (of_a.clone(), 200), (of_b.clone(), 401), (of_a.clone() + &of_b, 200)] {
+    bed.enforce(&EffectivePolicy { jwt: vec![required(a.rule()), elsewhere.clone()], ..Default::default() })
+        .await;
+    for (headers, status) in
+        [("".to_owned(), 401), (of_a.clone(), 200), (of_b.clone(), 401), (of_a.clone() + &of_b, 200)]
+    {
         assert_eq!(ask(&bed, &headers).await, status, "{headers}");
     }
-    bed.enforce(&EffectivePolicy { jwt: vec![required(a.rule()), required(elsewhere)], ..Default::default() }).await;
-    for (headers, status) in [("".to_owned(), 401), (of_a.clone(), 401), (of_b.clone(), 401), (of_a.clone() + &of_b, 200)] {
+    bed.enforce(&EffectivePolicy {
+        jwt: vec![required(a.rule()), required(elsewhere)],
+        ..Default::default()
+    })
+    .await;
+    for (headers, status) in
+        [("".to_owned(), 401), (of_a.clone(), 401), (of_b.clone(), 401), (of_a.clone() + &of_b, 200)]
+    {
         assert_eq!(ask(&bed, &headers).await, status, "{headers}");
     }
 }

@@ -11,18 +11,18 @@ use super::serve::Resources;
 use super::{fixtures, net};
 
 pub(crate) const HTTP: u16 = 8080;
-const AUTO: u16 = 8081;
-const TCP: u16 = 8082;
+pub(crate) const AUTO: u16 = 8081;
+pub(crate) const TCP: u16 = 8082;
 const MESH_HTTP: [&str; 3] = ["istio-http/1.1", "istio", "http/1.1"];
 const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
 
 /// One workload behind one Envoy, without redirection, and a client that may be anyone.
 pub(crate) struct Bed {
-    ca: Ca,
+    pub(crate) ca: Ca,
     pub(crate) client: Identity,
     mesh: MeshConfig,
     ports: Vec<InboundPort>,
-    address: std::net::IpAddr,
+    pub(crate) address: std::net::IpAddr,
     app: SocketAddr,
     envoy: Envoy,
     inline: bool,
@@ -48,7 +48,7 @@ impl Bed {
     pub(crate) async fn enforce(&self, policy: &EffectivePolicy) {
         self.envoy.server.publish(self.resources(policy)).await.unwrap_or_else(|e| panic!("refused: {e:#?}"));
         for port in &self.ports {
-            self.open(port.port).await;
+            net::opens(self.at(port.port)).await;
         }
     }
 
@@ -56,17 +56,6 @@ impl Bed {
         let workload = fixtures::workload(&[self.address]);
         let shape = fixtures::bound(&self.ports, self.app, self.inline);
         fixtures::own(&self.mesh, &workload, &self.ports, policy, &shape)
-    }
-
-    /// Waits until Envoy listens.
-    async fn open(&self, port: u16) {
-        for _ in 0..500 {
-            if net::plain(self.at(port)).await.is_ok() {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("port {port} does not open: {}", self.envoy.log());
     }
 
     fn at(&self, port: u16) -> SocketAddr {
