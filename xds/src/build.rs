@@ -4,7 +4,7 @@
 mod access_log;
 mod chains;
 mod cluster;
-mod encode;
+pub(crate) mod encode;
 mod endpoint;
 mod envoy_static;
 mod ext_authz;

@@ -1,33 +1,53 @@
 //! One xDS stream as a state machine: requests and snapshots in, responses and events out. No I/O, no clock.
 //!
-//! For every type it knows what the proxy holds ([`held`]), compares that with what the latest snapshot wants for the names the
-//! proxy asked for, and sends the difference, at most one unacknowledged response per type. Snapshots that arrive meanwhile
-//! are not queued: only the latest counts.
+//! For every type it knows what the proxy asked for ([`subscription`]) and what it holds ([`held`]), compares that with
+//! the latest snapshot and sends the difference ([`state`]), at most one unacknowledged response per type. Snapshots
+//! that arrive meanwhile are not queued: only the latest counts.
 //!
-//! Policy slots (design decision 3): Envoy applies extension configs one by one. A change of the DENY slot together with
-//! another slot is sent as DENY = old ∪ new, then the others, then DENY = new, each acknowledged before the next
-//! ([`sequence`]). A snapshot that arrives midway starts again from what the proxy then holds.
+//! **Order.** Within one turn types go out as clusters, endpoints, extension configs, listeners, routes, so that what is
+//! referred to is there first; a cluster is only removed once nothing else is outstanding. Endpoints follow every change
+//! of their cluster, because Envoy keeps the changed cluster aside until they come ([`warming`]).
 //!
-//! A refused response names no resource, and Envoy stops at the first bad one: its changes are then sent again one by
-//! one; the one that is refused alone is not sent again until its content changes, everything else goes on.
+//! **Listeners and policy slots** do not wait for each other's acknowledgement: a change that tightens must never wait
+//! behind one that loosens. It need not: a slot that a new listener uses and the proxy does not have yet holds that
+//! listener back until it comes; PERMISSIVE → STRICT goes out as the guard in the DENY slot (in force at the next
+//! request of any connection) and, behind it, the listener without the plaintext chain; STRICT → PERMISSIVE lifts the
+//! guard first, which admits nobody while the plaintext chain is not there. Among the slots themselves a change goes
+//! in acknowledged steps ([`sequence`]).
+//!
+//! **Refusals.** A refused response names no resource, and Envoy stops at the first bad one or takes the others. Its
+//! changes are then sent again one by one; the one that is refused alone is not sent again until its content changes,
+//! everything else goes on. The proxy keeps its last good version.
+//!
+//! **Coming back.** A delta proxy says which versions it has, and is sent what differs. The version of endpoints also
+//! covers their cluster: a proxy that took a cluster and lost the stream before the endpoints came shows an old version
+//! and is sent them, instead of keeping that cluster aside for ever. A SotW proxy says one version for a type. If that
+//! is the one of all it is to have, clusters and listeners are not sent again; what is asked for by name is, because it
+//! may have dropped a name and taken it up again unseen.
 
 mod held;
 mod sequence;
+mod state;
+mod subscription;
 #[cfg(test)]
 mod tests;
+mod warming;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
 use crate::resource::{Layers, Resource, ResourceType, Snapshot};
-use held::{Held, Holding};
+use held::Holding;
+use state::TypeState;
 
 /// Names one type of one stream may subscribe to.
 const MAX_NAMES: usize = 20_000;
 /// A longer resource name is refused.
 const MAX_NAME_BYTES: usize = 4096;
+/// Characters of a proxy's error message that are kept.
+const MAX_ERROR_CHARS: usize = 2000;
 
 /// Which of the two variants of the protocol the stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,26 +72,15 @@ pub struct Response {
 /// What happened, for status, receipts and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    Sent {
-        kind: ResourceType,
-        resources: usize,
-        bytes: usize,
-    },
+    /// `bytes` counts the resources, not their envelope.
+    Sent { kind: ResourceType, resources: usize, bytes: usize },
     /// The proxy has everything it asked for of that type, as of that snapshot.
-    Acked {
-        kind: ResourceType,
-        generation: u64,
-    },
-    /// A response was refused; `resource` once it is known which one is to blame.
-    Rejected {
-        kind: ResourceType,
-        resource: Option<(Arc<str>, String)>,
-        message: String,
-    },
+    Acked { kind: ResourceType, generation: u64 },
+    /// A response was refused; `resource` (name and version; no version: its removal) once it is known which one is to
+    /// blame.
+    Rejected { kind: ResourceType, resource: Option<(Arc<str>, String)>, message: String },
     /// An answer to something older than the last response; ignored.
-    StaleNonce {
-        kind: ResourceType,
-    },
+    StaleNonce { kind: ResourceType },
 }
 
 /// Why a stream cannot go on.
@@ -83,57 +92,17 @@ pub enum SessionError {
     NameTooLong,
 }
 
-/// Names a proxy asked for.
-#[derive(Debug, Default)]
-struct Subscription {
-    /// Some request of this type came.
-    active: bool,
-    wildcard: bool,
-    names: BTreeSet<Arc<str>>,
-}
-
-impl Subscription {
-    fn covers(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
-    }
-
-    fn check(&self) -> Result<(), SessionError> {
-        if self.names.len() > MAX_NAMES { Err(SessionError::TooManyNames) } else { Ok(()) }
-    }
-}
-
-/// A response that is not answered yet.
-#[derive(Debug)]
-struct Inflight {
-    nonce: String,
-    sent: Vec<(Arc<str>, Option<Resource>)>,
-    /// The whole difference to `target`: once acknowledged, the proxy holds exactly that.
-    complete: Option<(Layers, u64)>,
-}
-
-#[derive(Debug, Default)]
-struct TypeState {
-    subscription: Subscription,
-    held: Held,
-    inflight: Option<Inflight>,
-    /// Answer the next time even if there is nothing to say: Envoy waits for a first answer.
-    must_respond: bool,
-    /// Content hashes that the proxy refused, by name.
-    rejected: BTreeMap<Arc<str>, u64>,
-    /// Names of a refused response, still to be tried one by one.
-    suspects: VecDeque<Arc<str>>,
-    /// The transitional DENY slot that covers a target: (its hash, the target's hash).
-    covering: Option<(u64, u64)>,
-    /// The generation last reported as acknowledged.
-    generation: Option<u64>,
-}
-
 /// The state of one stream.
 #[derive(Debug)]
 pub struct Session {
     variant: Variant,
     snapshot: Arc<Snapshot>,
+    /// Indexed by [`ResourceType`].
     types: [TypeState; 5],
+    /// The proxy had clusters when it opened the stream.
+    resumed: bool,
+    /// Endpoints to be told once the proxy asks for them, whatever version it has: their clusters have changed.
+    warming: BTreeSet<Arc<str>>,
     nonces: u64,
     events: Vec<Event>,
 }
@@ -141,7 +110,16 @@ pub struct Session {
 impl Session {
     /// A stream that has asked for nothing yet, to be served from `snapshot`.
     pub fn new(variant: Variant, snapshot: Arc<Snapshot>) -> Self {
-        Self { variant, snapshot, types: Default::default(), nonces: 0, events: Vec::new() }
+        let types = ResourceType::ALL.map(|kind| TypeState::new(variant, kind));
+        Self {
+            variant,
+            snapshot,
+            types,
+            resumed: false,
+            warming: BTreeSet::new(),
+            nonces: 0,
+            events: Vec::new(),
+        }
     }
 
     /// What happened since the last call.
@@ -156,68 +134,86 @@ impl Session {
     }
 
     /// A delta request. Types we do not serve are ignored.
+    ///
+    /// # Errors
+    /// If it goes beyond the limits; the stream is to end.
     pub fn delta(&mut self, request: &DeltaDiscoveryRequest) -> Result<Vec<Response>, SessionError> {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else { return Ok(Vec::new()) };
-        let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
-        check_names(names.chain(request.initial_resource_versions.keys()))?;
-        let wanted = self.snapshot.of(kind);
-        let state = &mut self.types[kind as usize];
-        let first = !state.subscription.active;
-        state.subscription.active = true;
-        if first && kind.wildcard() && request.resource_names_subscribe.is_empty() {
-            state.subscription.wildcard = true;
-        }
-        for (name, version) in &request.initial_resource_versions {
-            let current = wanted.get(name).filter(|r| r.version() == *version);
-            let name = current.map_or_else(|| name.as_str().into(), |r| r.name.clone());
-            // A name that it holds is one it is subscribed to, unless the wildcard covers it.
-            if !state.subscription.wildcard {
-                state.subscription.names.insert(name.clone());
-            }
-            state.held.set(name, current.cloned().map_or(Holding::Unknown, Holding::Has));
-        }
-        for name in &request.resource_names_subscribe {
-            let forget = !request.initial_resource_versions.contains_key(name);
-            state.subscribe(name, wanted, forget);
-            if forget && name != "*" && kind != ResourceType::Extension && wanted.get(name).is_none() {
-                // There is no such thing: to be told, as a removal.
-                state.held.set(name.as_str().into(), Holding::Unknown);
-            }
-        }
-        for name in &request.resource_names_unsubscribe {
-            state.unsubscribe(name);
-        }
-        state.subscription.check()?;
-        let empty_start = request.initial_resource_versions.is_empty();
-        state.must_respond |= state.subscription.wildcard && first && empty_start;
+        let (subscribe, unsubscribe) =
+            (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+        let initial = &request.initial_resource_versions;
+        check_names(subscribe.iter().chain(unsubscribe).chain(initial.keys()))?;
         let error = request.error_detail.as_ref().map(|e| e.message.as_str());
         self.answered(kind, &request.response_nonce, error);
+
+        let wanted = self.snapshot.of(kind).clone();
+        let state = &mut self.types[kind as usize];
+        let first = state.subscription.begin(kind.wildcard(), !subscribe.is_empty());
+        // A name that it holds is one it is subscribed to, unless the wildcard covers it.
+        let wild = state.subscription.wildcard || subscribe.iter().any(|name| name == "*");
+        let held = initial.keys().filter(|_| first && !wild);
+        let added = subscribe.iter().chain(held).map(|name| shared(name, &wanted));
+        let dropped = unsubscribe.iter().map(|name| shared(name, &wanted));
+        let turn = state.subscription.change(kind.wildcard(), added, dropped);
+        if state.subscription.len() > MAX_NAMES {
+            return Err(SessionError::TooManyNames);
+        }
+        state.turn(turn);
+        if first {
+            state.must_respond = state.subscription.wildcard && initial.is_empty();
+            self.resume(kind, initial.iter().map(|(name, version)| (name.as_str(), version.as_str())));
+        }
         Ok(self.flush())
     }
 
+    /// What a delta proxy says at first that it has.
+    fn resume<'a>(&mut self, kind: ResourceType, versions: impl Iterator<Item = (&'a str, &'a str)>) {
+        let warming =
+            if kind == ResourceType::Endpoint { std::mem::take(&mut self.warming) } else { BTreeSet::new() };
+        for (name, version) in versions {
+            self.resumed |= kind == ResourceType::Cluster;
+            let current = self.snapshot.of(kind).get(name).cloned();
+            let same = |r: &Resource| !warming.contains(name) && self.version(kind, r) == version;
+            let holding = current.filter(same).map_or(Holding::Unknown, Holding::Has);
+            let name = shared(name, self.snapshot.of(kind));
+            self.types[kind as usize].held.set(name, holding);
+        }
+    }
+
     /// A state-of-the-world request. Types we do not serve are ignored.
+    ///
+    /// # Errors
+    /// If it goes beyond the limits; the stream is to end.
     pub fn sotw(&mut self, request: &DiscoveryRequest) -> Result<Vec<Response>, SessionError> {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else { return Ok(Vec::new()) };
-        check_names(request.resource_names.iter())?;
-        let wanted = self.snapshot.of(kind);
-        let state = &mut self.types[kind as usize];
-        let first = !state.subscription.active;
-        state.subscription.active = true;
-        state.names(kind, &request.resource_names, wanted);
-        state.subscription.check()?;
-        if first && state.version(wanted) == request.version_info {
-            // A proxy that reconnects with what it is to have.
-            state.held.settle(wanted.clone());
-        } else if first && !request.version_info.is_empty() {
-            // It reconnects with something else, which is in use while we change it.
-            for name in state.held.names(wanted) {
-                state.held.set(name, Holding::Unknown);
-            }
-        } else {
-            state.must_respond |= first && state.subscription.wildcard;
-        }
+        let names = &request.resource_names;
+        check_names(names.iter())?;
         let error = request.error_detail.as_ref().map(|e| e.message.as_str());
         self.answered(kind, &request.response_nonce, error);
+
+        let wanted = self.snapshot.of(kind).clone();
+        let state = &mut self.types[kind as usize];
+        let first = state.subscription.begin(kind.wildcard(), !names.is_empty());
+        let turn =
+            state.subscription.replace(kind.wildcard(), names.iter().map(|name| shared(name, &wanted)));
+        if state.subscription.len() > MAX_NAMES {
+            return Err(SessionError::TooManyNames);
+        }
+        state.turn(turn);
+        if first {
+            let version = &request.version_info;
+            self.resumed |= kind == ResourceType::Cluster && !version.is_empty();
+            let current = state.version(&wanted) == *version;
+            if kind.wildcard() && current {
+                state.held.settle(wanted);
+            } else if !version.is_empty() && !current {
+                // Something is in use while we change it.
+                let names = state.held.names(&wanted);
+                names.into_iter().for_each(|name| state.held.set(name, Holding::Unknown));
+            } else {
+                state.must_respond = state.subscription.wildcard;
+            }
+        }
         Ok(self.flush())
     }
 
@@ -241,8 +237,8 @@ impl Session {
                 }
             }
             Some(message) => {
-                let resource = state.refused(&inflight);
-                let message = message.chars().take(2000).collect();
+                let resource = state.refused(inflight);
+                let message = message.chars().take(MAX_ERROR_CHARS).collect();
                 self.events.push(Event::Rejected { kind, resource, message });
             }
         }
@@ -250,13 +246,7 @@ impl Session {
 
     /// Sends what can be sent now.
     fn flush(&mut self) -> Vec<Response> {
-        let mut responses = Vec::new();
-        for kind in ResourceType::ALL {
-            if let Some(response) = self.flush_type(kind) {
-                responses.push(response);
-            }
-        }
-        responses
+        ResourceType::ALL.into_iter().filter_map(|kind| self.flush_type(kind)).collect()
     }
 
     fn flush_type(&mut self, kind: ResourceType) -> Option<Response> {
@@ -266,15 +256,14 @@ impl Session {
         if !state.subscription.active || state.inflight.is_some() {
             return None;
         }
-        let mut plan = state.plan(kind, &wanted, true);
-        let removes = plan.changes.iter().any(|(_, target)| target.is_none());
+        let mut plan = state.plan(&wanted, true);
+        let removes = plan.changes.iter().any(|change| change.resource.is_none());
         if removes && kind == ResourceType::Cluster && !self.others_quiet() {
-            plan = state.plan(kind, &wanted, false);
+            plan = state.plan(&wanted, false);
         }
-        let Plan { changes, complete } = plan;
         let state = &mut self.types[kind as usize];
-        if changes.is_empty() && !state.must_respond {
-            if complete {
+        if plan.changes.is_empty() && !state.must_respond {
+            if plan.complete {
                 state.held.settle(wanted);
                 if state.generation.replace(generation) != Some(generation) {
                     self.events.push(Event::Acked { kind, generation });
@@ -282,223 +271,69 @@ impl Session {
             }
             return None;
         }
-        state.must_respond = false;
         self.nonces += 1;
-        let nonce = format!("{:x}", self.nonces);
-        let response = state.respond(self.variant, kind, nonce.clone(), &wanted, &changes);
-        state.held.begin();
-        state.inflight =
-            Some(Inflight { nonce, sent: changes, complete: complete.then_some((wanted, generation)) });
+        let mut response = state.send(plan, format!("{:x}", self.nonces), wanted, generation);
         let bytes = response.resources.iter().map(|r| r.any.len()).sum();
         self.events.push(Event::Sent { kind, resources: response.resources.len(), bytes });
-        if kind == ResourceType::Cluster {
-            // Envoy warms a changed cluster until it is told its endpoints again.
-            let endpoints = &mut self.types[ResourceType::Endpoint as usize];
-            for name in response.resources.iter().map(|r| &r.name) {
-                if endpoints.subscription.covers(name) {
-                    endpoints.held.set(name.clone(), Holding::Nothing);
+        match kind {
+            ResourceType::Cluster => self.endpoints_follow(),
+            ResourceType::Endpoint if self.variant == Variant::Delta => {
+                for resource in &mut response.resources {
+                    resource.hash = self.version_hash(kind, resource);
                 }
             }
+            _ => {}
         }
         Some(response)
+    }
+
+    /// The clusters that were just sent wait for their endpoints.
+    fn endpoints_follow(&mut self) {
+        let active = self.types[ResourceType::Endpoint as usize].subscription.active;
+        if !active && !self.resumed {
+            // It asks for all of them for the first time.
+            return;
+        }
+        let sent = self.types[ResourceType::Cluster as usize].inflight.iter().flat_map(|i| i.resources());
+        let names: Vec<Arc<str>> = sent.filter_map(warming::endpoints_of).collect();
+        let endpoints = &mut self.types[ResourceType::Endpoint as usize];
+        for name in names {
+            if !active {
+                self.warming.insert(name);
+            } else if endpoints.subscription.covers(&name) {
+                endpoints.held.set(name, Holding::Unknown);
+            }
+        }
     }
 
     /// Nothing but clusters is outstanding or about to be sent: clusters may be removed.
     fn others_quiet(&self) -> bool {
         ResourceType::ALL.into_iter().filter(|kind| *kind != ResourceType::Cluster).all(|kind| {
             let state = &self.types[kind as usize];
-            let wanted = self.snapshot.of(kind);
             !state.subscription.active
-                || (state.inflight.is_none() && state.plan(kind, wanted, true).changes.is_empty())
+                || (state.inflight.is_none() && state.plan(self.snapshot.of(kind), true).changes.is_empty())
         })
     }
+
+    /// What a delta proxy is told as the version of `resource`.
+    fn version(&self, kind: ResourceType, resource: &Resource) -> String {
+        Resource { hash: self.version_hash(kind, resource), ..resource.clone() }.version()
+    }
+
+    fn version_hash(&self, kind: ResourceType, resource: &Resource) -> u64 {
+        let cluster = || self.types[ResourceType::Cluster as usize].told(&resource.name);
+        match kind {
+            ResourceType::Endpoint => resource.hash ^ cluster().unwrap_or_default(),
+            _ => resource.hash,
+        }
+    }
+}
+
+/// `name`, as one copy for all sessions if there is such a resource.
+fn shared(name: &str, wanted: &Layers) -> Arc<str> {
+    wanted.get(name).map_or_else(|| name.into(), |r| r.name.clone())
 }
 
 fn check_names<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), SessionError> {
     if names.any(|name| name.len() > MAX_NAME_BYTES) { Err(SessionError::NameTooLong) } else { Ok(()) }
-}
-
-/// What to send next: names with the resource they are to become (`None`: to be removed).
-struct Plan {
-    changes: Vec<(Arc<str>, Option<Resource>)>,
-    /// These are all the differences to the snapshot.
-    complete: bool,
-}
-
-impl TypeState {
-    fn subscribe(&mut self, name: &str, wanted: &Layers, forget: bool) {
-        if name == "*" {
-            self.subscription.wildcard = true;
-            return;
-        }
-        let name: Arc<str> = wanted.get(name).map_or_else(|| name.into(), |r| r.name.clone());
-        if forget {
-            // Subscribing again means: tell me again, I may have forgotten it. A response that is under way may still
-            // reach the new subscription.
-            let crossing =
-                self.inflight.as_ref().is_some_and(|i| i.sent.iter().any(|(sent, _)| *sent == name));
-            self.held.set(name.clone(), if crossing { Holding::Unknown } else { Holding::Nothing });
-        }
-        self.subscription.names.insert(name);
-    }
-
-    fn unsubscribe(&mut self, name: &str) {
-        if name == "*" {
-            self.subscription.wildcard = false;
-            return;
-        }
-        self.subscription.names.remove(name);
-        if !self.subscription.wildcard {
-            self.held.set(name.into(), Holding::Nothing);
-            self.rejected.remove(name);
-        }
-    }
-
-    /// SotW: `names` replaces what was asked for before.
-    fn names(&mut self, kind: ResourceType, names: &[String], wanted: &Layers) {
-        let started = self.subscription.wildcard || !self.subscription.names.is_empty();
-        if names.is_empty() {
-            self.subscription.wildcard = kind.wildcard() && (self.subscription.wildcard || !started);
-            self.subscription.names.clear();
-            return;
-        }
-        self.subscription.wildcard = names.iter().any(|name| name == "*");
-        let before = std::mem::take(&mut self.subscription.names);
-        for name in names.iter().filter(|name| *name != "*") {
-            match before.get(name.as_str()) {
-                Some(known) => drop(self.subscription.names.insert(known.clone())),
-                None => self.subscribe(name, wanted, true),
-            }
-        }
-        for gone in before.difference(&self.subscription.names) {
-            self.held.set(gone.clone(), Holding::Nothing);
-        }
-    }
-
-    /// What the proxy holds of `name` now.
-    fn holds(&self, name: &str) -> Holding {
-        self.held.get(name)
-    }
-
-    /// All differences between what is held and what is wanted, refused content left out.
-    fn differences(&self, wanted: &Layers) -> Vec<(Arc<str>, Option<Resource>)> {
-        let mut changes = Vec::new();
-        for name in self.held.candidates(wanted) {
-            if !self.subscription.covers(&name) {
-                continue;
-            }
-            let target = wanted.get(&name);
-            let differs = match (self.holds(&name), target) {
-                (Holding::Has(held), Some(target)) => held.hash != target.hash,
-                (Holding::Nothing, None) => false,
-                _ => true,
-            };
-            let refused = target.is_some_and(|t| self.rejected.get(&name) == Some(&t.hash));
-            if differs && !refused {
-                changes.push((name, target.cloned()));
-            }
-        }
-        changes
-    }
-
-    fn plan(&self, kind: ResourceType, wanted: &Layers, may_remove: bool) -> Plan {
-        let mut changes = self.differences(wanted);
-        let all = changes.len();
-        // Envoy keeps an extension config that is no longer served; its listener stops using it.
-        let removable = |target: &Option<Resource>| target.is_some() || kind != ResourceType::Extension;
-        changes.retain(|(_, target)| removable(target) && (may_remove || target.is_some()));
-        if let Some(suspect) = self.suspects.iter().find(|s| changes.iter().any(|(name, _)| name == *s)) {
-            changes.retain(|(name, _)| name == suspect);
-        }
-        if kind == ResourceType::Extension {
-            changes = sequence::step(changes, |name| self.holds(name), self.covering);
-            let refused = |name: &Arc<str>, r: &Resource| self.rejected.get(name) == Some(&r.hash);
-            changes.retain(|(name, target)| !target.as_ref().is_some_and(|r| refused(name, r)));
-        }
-        let complete =
-            changes.len() == all && self.rejected.is_empty() && !sequence::transitional(&changes, wanted);
-        Plan { changes, complete }
-    }
-
-    fn respond(
-        &mut self,
-        variant: Variant,
-        kind: ResourceType,
-        nonce: String,
-        wanted: &Layers,
-        changes: &[(Arc<str>, Option<Resource>)],
-    ) -> Response {
-        self.covering = sequence::covering(changes, wanted).or(self.covering);
-        let full = variant == Variant::Sotw && kind.wildcard();
-        let resources: Vec<Resource> = if full {
-            self.world(wanted, changes)
-        } else {
-            changes.iter().filter_map(|(_, target)| target.clone()).collect()
-        };
-        let removed = changes.iter().filter(|(_, target)| target.is_none()).map(|(name, _)| name.clone());
-        let removed = if variant == Variant::Delta { removed.collect() } else { Vec::new() };
-        let version = self.version(wanted);
-        Response { kind, nonce, version, resources, removed }
-    }
-
-    /// SotW, wildcard types: everything the proxy is to have after `changes`, including what is not to change yet.
-    fn world(&self, wanted: &Layers, changes: &[(Arc<str>, Option<Resource>)]) -> Vec<Resource> {
-        let mut world: BTreeMap<Arc<str>, Resource> = BTreeMap::new();
-        for name in self.held.names(wanted) {
-            if !self.subscription.covers(&name) {
-                continue;
-            }
-            if let Holding::Has(resource) | Holding::Maybe(resource) = self.holds(&name) {
-                world.insert(name, resource);
-            }
-        }
-        for (name, target) in changes {
-            match target {
-                Some(resource) => drop(world.insert(name.clone(), resource.clone())),
-                None => drop(world.remove(name)),
-            }
-        }
-        world.into_values().collect()
-    }
-
-    /// A version of the subscribed part of `wanted`: equal content, equal version, in every process.
-    fn version(&self, wanted: &Layers) -> String {
-        let mut content = Vec::new();
-        for resource in wanted.iter().filter(|r| self.subscription.covers(&r.name)) {
-            content.extend_from_slice(resource.name.as_bytes());
-            content.extend_from_slice(&resource.hash.to_be_bytes());
-        }
-        format!("{:016x}", twox_hash::XxHash3_64::oneshot(&content))
-    }
-
-    /// Returns the generation that is now in force, if all of it is.
-    fn acknowledged(&mut self, inflight: Inflight) -> Option<u64> {
-        let Inflight { nonce: _, sent, complete } = inflight;
-        for (name, _) in &sent {
-            self.suspects.retain(|suspect| suspect != name);
-            self.rejected.remove(name);
-        }
-        let Some((target, generation)) = complete else {
-            self.held.applied(sent);
-            return None;
-        };
-        self.covering = None;
-        self.held.replaced(target);
-        self.generation = Some(generation);
-        Some(generation)
-    }
-
-    /// Returns the resource to blame if it was alone.
-    fn refused(&mut self, inflight: &Inflight) -> Option<(Arc<str>, String)> {
-        self.held.abandoned();
-        if let [(name, target)] = &inflight.sent[..] {
-            self.suspects.retain(|suspect| suspect != name);
-            let target = target.as_ref()?;
-            self.rejected.insert(name.clone(), target.hash);
-            return Some((name.clone(), target.version()));
-        }
-        inflight.sent.iter().for_each(|(name, _)| self.held.doubt(name));
-        self.suspects = inflight.sent.iter().map(|(name, _)| name.clone()).collect();
-        None
-    }
 }

@@ -11,15 +11,15 @@ use crate::resource::{Layers, Resource, Table};
 pub(super) enum Holding {
     Nothing,
     Has(Resource),
-    /// This, or what was sent and refused together with other things: Envoy may have taken a part.
-    Maybe(Resource),
-    /// Something whose content we do not know (from before this stream).
+    /// This (or nothing), or what was sent and refused together with other things: Envoy may have taken a part.
+    Maybe(Option<Resource>),
+    /// Something whose content we do not know (from before this stream), or nothing, or something it has to be told again.
     Unknown,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Acknowledged as a whole.
+    /// Acknowledged as a whole. Says nothing about names that are not subscribed to.
     base: Layers,
     /// Where the proxy differs from `base`.
     exceptions: BTreeMap<Arc<str>, Holding>,
@@ -39,23 +39,25 @@ impl Held {
         self.exceptions.insert(name, holding);
     }
 
+    /// Nobody asks for `name` any more.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.exceptions.remove(name);
+    }
+
+    /// Everything is asked for anew; of `names` it may hold something.
+    pub(super) fn restart<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
+        *self =
+            Self { exceptions: names.map(|n| (n.clone(), Holding::Unknown)).collect(), ..Self::default() };
+    }
+
     /// A response leaves.
     pub(super) fn begin(&mut self) {
         let younger = std::mem::take(&mut self.exceptions);
         self.before.extend(younger);
     }
 
-    /// A response with `name` and others was refused.
-    pub(super) fn doubt(&mut self, name: &Arc<str>) {
-        let doubted = match self.get(name) {
-            Holding::Has(resource) | Holding::Maybe(resource) => Holding::Maybe(resource),
-            Holding::Nothing | Holding::Unknown => Holding::Unknown,
-        };
-        self.set(name.clone(), doubted);
-    }
-
     /// The response was acknowledged and was not the whole difference.
-    pub(super) fn applied(&mut self, sent: Vec<(Arc<str>, Option<Resource>)>) {
+    pub(super) fn applied(&mut self, sent: impl Iterator<Item = (Arc<str>, Option<Resource>)>) {
         let younger = std::mem::take(&mut self.exceptions);
         self.exceptions = std::mem::take(&mut self.before);
         for (name, resource) in sent {
@@ -72,16 +74,14 @@ impl Held {
 
     /// The response was refused: as before.
     pub(super) fn abandoned(&mut self) {
-        self.applied(Vec::new());
+        self.applied(std::iter::empty());
     }
 
-    /// Nothing differs from `target`: point to it. Whether that is news.
-    pub(super) fn settle(&mut self, target: Layers) -> bool {
-        let news = !self.base.same(&target) || !self.exceptions.is_empty();
+    /// Nothing differs from `target`: point to it.
+    pub(super) fn settle(&mut self, target: Layers) {
         self.exceptions.clear();
         self.before.clear();
         self.base = target;
-        news
     }
 
     /// Names under which something may differ from `wanted`. Tables that are the very same are not looked into.
@@ -97,6 +97,12 @@ impl Held {
     pub(super) fn names(&self, wanted: &Layers) -> BTreeSet<Arc<str>> {
         let held = self.base.iter().map(|r| r.name.clone()).chain(self.exceptions.keys().cloned());
         held.chain(self.before.keys().cloned()).chain(wanted.iter().map(|r| r.name.clone())).collect()
+    }
+
+    /// How many names cost memory of their own.
+    #[cfg(test)]
+    pub(super) fn exceptions(&self) -> usize {
+        self.exceptions.len() + self.before.len()
     }
 }
 

@@ -1,93 +1,155 @@
-//! The order in which policy slots change, so that no mixture of old and new admits what both refuse (design decision 3):
-//! DENY = old ∪ new, the other slots, DENY = new. Pure; who acknowledged what is the session's business.
+//! The order in which policy slots change (design decision 3). Pure; who acknowledged what is the session's business.
+//!
+//! Envoy applies extension configs one by one in no promised order. So that no mixture of an old and a new policy admits
+//! what both refuse, a change of the DENY slot and others goes in steps, each acknowledged before the next:
+//!
+//! 1. DENY = old ∪ new. It only tightens, so it waits for nothing.
+//! 2. The other slots. Whatever mixture of them is in force, what either version denies is denied.
+//! 3. DENY = new, once every other slot is what the snapshot wants.
+//!
+//! A proxy that comes from another control plane (or from before a restart) holds a DENY slot that cannot be read back,
+//! so there is no union. Then the new policy is put in front of whatever is in use: the AUDIT slot, which decides
+//! nothing, enforces the new ALLOW rules; then DENY = new; then the others; then AUDIT = new. Every state on the way
+//! admits a part of what the old policy or of what the new one admits; whom both admit never notices.
+//!
+//! A slot that the proxy refuses keeps its last good content. If that is DENY, no other slot in use changes either: an
+//! ALLOW policy that became a DENY policy would otherwise be gone without the DENY being there. If it is another slot,
+//! DENY stays the union, for the same reason. Slots that are not in use yet (the listener that asks for them still waits
+//! for them) are sent at once.
+//!
+//! What this does not cover: a rule that moves between CUSTOM and ALLOW or DENY. Its pair of slots is among "the others".
+
+mod content;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use prost::Message;
-
 use super::held::Holding;
-use crate::build::rbac;
+use crate::build::rbac::{self, DENY_SLOT};
 use crate::resource::{Layers, Resource};
 
-type Change = (Arc<str>, Option<Resource>);
+const ALLOW_SLOT: &str = "inbound.rbac.allow";
+const AUDIT_SLOT: &str = "inbound.rbac.audit";
 
-/// The part of `changes` to send now.
+/// A resource that is not what the snapshot wants.
+#[derive(Clone, Debug)]
+pub(super) struct Difference {
+    pub(super) name: Arc<str>,
+    /// `None`: to be removed.
+    pub(super) target: Option<Resource>,
+    /// The proxy refused exactly this.
+    pub(super) refused: bool,
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) name: Arc<str>,
+    /// `None`: removed.
+    pub(super) resource: Option<Resource>,
+    /// A step on the way: the slot of the snapshot that is to blame if it is refused.
+    pub(super) on_behalf_of: Option<Resource>,
+}
+
+impl From<&Difference> for Change {
+    fn from(difference: &Difference) -> Self {
+        let Difference { name, target, refused: _ } = difference;
+        Self { name: name.clone(), resource: target.clone(), on_behalf_of: None }
+    }
+}
+
+/// What to send of `differences` now. `holds` is what the proxy has of a slot.
 pub(super) fn step(
-    mut changes: Vec<Change>,
-    holds: impl Fn(&str) -> Holding,
-    covering: Option<(u64, u64)>,
+    differences: &[Difference],
+    wanted: &Layers,
+    holds: &dyn Fn(&str) -> Holding,
 ) -> Vec<Change> {
-    // A slot that the proxy does not hold yet is not in use: its listener still waits for it.
-    let in_use = |name: &str| !matches!(holds(name), Holding::Nothing);
-    let Some(at) = changes.iter().position(|(name, _)| **name == *rbac::DENY_SLOT && in_use(name)) else {
-        return changes;
-    };
-    if changes.len() == 1 {
-        return changes;
-    }
-    let (name, target) = changes[at].clone();
-    if !changes.iter().any(|(name, _)| **name != *rbac::DENY_SLOT && in_use(name)) {
-        // The others still hold their listener back; it opens with the new DENY.
-        return vec![(name, target)];
-    }
-    let Some(target) = target else { return changes };
-    let held = holds(&name);
-    let covered = |held: &Resource| covering == Some((held.hash, target.hash));
-    match held {
-        Holding::Has(held) if covered(&held) => {
-            changes.remove(at);
-            changes
-        }
-        Holding::Has(held) => {
-            let union = rbac::union(&held, &target).unwrap_or_else(|_| deny_everything(&target));
-            if union.hash == held.hash {
-                // It denies all of both already.
-                changes.remove(at);
-                return changes;
+    let in_use = |d: &&Difference| !matches!(holds(&d.name), Holding::Nothing);
+    let (used, fresh): (Vec<&Difference>, Vec<&Difference>) = differences.iter().partition(in_use);
+    let fresh = fresh.into_iter().filter(|d| !d.refused).map(Change::from);
+    fresh.chain(Used::new(&used, wanted, holds).step()).collect()
+}
+
+/// The differences in slots that a listener uses.
+struct Used<'a> {
+    deny: Option<&'a Difference>,
+    /// An AUDIT slot that enforces, or may.
+    guard: Option<&'a Difference>,
+    others: Vec<&'a Difference>,
+    wanted: &'a Layers,
+    holds: &'a dyn Fn(&str) -> Holding,
+}
+
+impl<'a> Used<'a> {
+    fn new(used: &[&'a Difference], wanted: &'a Layers, holds: &'a dyn Fn(&str) -> Holding) -> Self {
+        let harmless = |held: &Holding| matches!(held, Holding::Has(r) if !content::enforces(r));
+        let mut sorted = Self { deny: None, guard: None, others: Vec::new(), wanted, holds };
+        for difference in used {
+            match &*difference.name {
+                DENY_SLOT => sorted.deny = Some(difference),
+                AUDIT_SLOT if !harmless(&holds(AUDIT_SLOT)) => sorted.guard = Some(difference),
+                _ => sorted.others.push(difference),
             }
-            vec![(name, Some(union))]
         }
-        // What it holds cannot be kept beside the new rules because we do not know it.
-        _ => vec![(name, Some(deny_everything(&target)))],
+        sorted
+    }
+
+    fn step(&self) -> Vec<Change> {
+        let Some(deny) = self.deny else { return self.change_others() };
+        let (false, Some(target)) = (deny.refused, &deny.target) else { return Vec::new() };
+        if self.others.is_empty() {
+            return self.finish(Some(deny));
+        }
+        match (self.holds)(&deny.name) {
+            Holding::Has(held) => {
+                let both = rbac::union(&held, target).unwrap_or_else(|_| content::deny_everything(DENY_SLOT));
+                if both.hash == held.hash { self.change_others() } else { vec![on_the_way(both, target)] }
+            }
+            Holding::Nothing | Holding::Maybe(_) | Holding::Unknown => self.replace_unknown(deny, target),
+        }
+    }
+
+    fn change_others(&self) -> Vec<Change> {
+        let pending: Vec<Change> =
+            self.others.iter().filter(|d| !d.refused).map(|d| Change::from(*d)).collect();
+        // While the ALLOW rules are not the ones that the guard stands for, it stays.
+        let unguarded = self.others.iter().any(|d| *d.name == *ALLOW_SLOT);
+        if pending.is_empty() && !unguarded { self.finish(None) } else { pending }
+    }
+
+    /// Nothing else is left to change.
+    fn finish(&self, deny: Option<&Difference>) -> Vec<Change> {
+        let mut last: Vec<Change> = deny.map(Change::from).into_iter().collect();
+        if let Some(guard) = self.guard {
+            match &guard.target {
+                // A guard must not stay because what is to replace it cannot.
+                Some(target) if guard.refused => last.push(on_the_way(content::nothing(AUDIT_SLOT), target)),
+                _ => last.push(guard.into()),
+            }
+        }
+        last
+    }
+
+    /// DENY and others are to change, and nobody knows what DENY is now.
+    fn replace_unknown(&self, deny: &Difference, target: &Resource) -> Vec<Change> {
+        if self.others.iter().any(|d| d.refused) {
+            // DENY could only become the new one alone, which the others' last good versions may rely on not to happen.
+            return Vec::new();
+        }
+        let Some(allow) = self.wanted.get(ALLOW_SLOT) else { return vec![deny.into()] };
+        match content::enforce(allow, AUDIT_SLOT) {
+            // The new policy admits all that the new DENY does not deny.
+            Ok(None) => vec![deny.into()],
+            Ok(Some(guard)) => match (self.holds)(AUDIT_SLOT) {
+                Holding::Has(held) if held.hash == guard.hash => vec![deny.into()],
+                Holding::Nothing => vec![on_the_way(content::deny_everything(DENY_SLOT), target)],
+                _ => vec![on_the_way(guard, allow)],
+            },
+            Err(_) => vec![on_the_way(content::deny_everything(DENY_SLOT), target)],
+        }
     }
 }
 
-/// Whether `changes` hold a DENY slot other than the wanted one.
-pub(super) fn transitional(changes: &[Change], wanted: &Layers) -> bool {
-    covering(changes, wanted).is_some()
-}
-
-/// The transitional DENY slot among `changes` and the target that it covers, by hash.
-pub(super) fn covering(changes: &[Change], wanted: &Layers) -> Option<(u64, u64)> {
-    let (name, sent) = changes.iter().find(|(name, _)| **name == *rbac::DENY_SLOT)?;
-    let (sent, target) = (sent.as_ref()?, wanted.get(name)?);
-    (sent.hash != target.hash).then_some((sent.hash, target.hash))
-}
-
-/// A DENY slot that refuses every request, for the moments in which nothing better can be known.
-fn deny_everything(target: &Resource) -> Resource {
-    use envoy_types::pb::envoy::config::{core::v3::TypedExtensionConfig, rbac::v3 as proto};
-    use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
-    use envoy_types::pb::google::protobuf::Any;
-    let any_permission = proto::Permission { rule: Some(proto::permission::Rule::Any(true)) };
-    let any_principal = proto::Principal { identifier: Some(proto::principal::Identifier::Any(true)) };
-    let policy = proto::Policy {
-        permissions: vec![any_permission],
-        principals: vec![any_principal],
-        ..Default::default()
-    };
-    let rules = proto::Rbac {
-        action: proto::rbac::Action::Deny as i32,
-        policies: [("countersign-transition".to_owned(), policy)].into(),
-        ..Default::default()
-    };
-    let wrap = |url: &str, value: Vec<u8>| Any { type_url: format!("type.googleapis.com/{url}"), value };
-    let filter = Rbac { rules: Some(rules), ..Default::default() }.encode_to_vec();
-    let config = TypedExtensionConfig {
-        name: target.name.to_string(),
-        typed_config: Some(wrap("envoy.extensions.filters.http.rbac.v3.RBAC", filter)),
-    };
-    let any = wrap("envoy.config.core.v3.TypedExtensionConfig", config.encode_to_vec());
-    Resource::new(target.name.clone(), Bytes::from(any.encode_to_vec()))
+fn on_the_way(resource: Resource, target: &Resource) -> Change {
+    let on_behalf_of = (resource.hash != target.hash).then(|| target.clone());
+    Change { name: resource.name.clone(), resource: Some(resource), on_behalf_of }
 }
