@@ -130,7 +130,8 @@ impl EffectiveRule {
         format!("ns[{}]-policy[{}]-rule[{}]", self.policy.namespace, self.policy.name, self.index)
     }
 
-    fn http_only(&self) -> bool {
+    /// Whether it asks for something that only HTTP has, so that a TCP chain cannot allow by it.
+    pub fn http_only(&self) -> bool {
         self.permissions.iter().chain(&self.principals).flatten().any(Clause::http_only)
     }
 

@@ -16,7 +16,9 @@ mod set;
 pub mod trust;
 
 pub use effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, EffectiveRule, MtlsGuard};
-pub use evaluate::{Decision, Request, Verdict, evaluate};
+pub use evaluate::{
+    Deciding, Decision, DryRun, Mismatch, NearMiss, Protocol, Refusal, Request, Verdict, evaluate,
+};
 pub use matcher::{Atom, PathMatch, RequestPrincipal, StringMatch, TrustDomainMatch};
 pub use model::{
     Action, Attachment, AuthorizationPolicy, ClaimToHeader, Condition, Jwks, JwtHeader, JwtRule, Match, Meta,

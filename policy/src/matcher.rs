@@ -155,3 +155,34 @@ impl Atom {
         }
     }
 }
+
+/// The value as a policy spells it, without the field it stands in.
+impl std::fmt::Display for Atom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Principal(value)
+            | Self::Audience(value)
+            | Self::Presenter(value)
+            | Self::Claim { path: _, value }
+            | Self::Header { name: _, value }
+            | Self::Host(value)
+            | Self::Method(value)
+            | Self::Path(PathMatch::Plain(value))
+            | Self::Sni(value)
+            | Self::Metadata { filter: _, key: _, value, list: false } => value.fmt(f),
+            Self::Metadata { filter: _, key: _, value, list: true } => write!(f, "[{value}]"),
+            Self::Namespace(value)
+            | Self::TrustDomain(TrustDomainMatch::Exact(value) | TrustDomainMatch::Wildcard(value))
+            | Self::Path(PathMatch::Template(value)) => f.write_str(value),
+            Self::TrustDomain(TrustDomainMatch::Any) => f.write_str("*"),
+            Self::ServiceAccount { namespace, name } => write!(f, "{namespace}/{name}"),
+            Self::SourceIp(net) | Self::RemoteIp(net) | Self::DestinationIp(net) => net.fmt(f),
+            Self::RequestPrincipal(RequestPrincipal { issuer, subject }) => {
+                let part =
+                    |part: &Option<StringMatch>| part.as_ref().map_or("*".to_owned(), ToString::to_string);
+                write!(f, "{}/{}", part(issuer), part(subject))
+            }
+            Self::Port(port) => port.fmt(f),
+        }
+    }
+}

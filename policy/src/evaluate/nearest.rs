@@ -1,0 +1,133 @@
+//! The ALLOW rule that a refused request came closest to, and what would have had to be different. Decides nothing.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::view::{View, canonical};
+use super::{atom, clause_matches};
+use crate::effective::{Clause, EffectiveRule};
+use crate::matcher::Atom;
+
+/// An ALLOW rule that does not match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    pub rule: String,
+    /// Its clauses that failed, in the alternative with the fewest.
+    pub failed: Vec<Mismatch>,
+}
+
+/// One field or condition that was not met. In words, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The API field or when-key.
+    pub field: Arc<str>,
+    pub wanted: String,
+    pub had: String,
+}
+
+/// More values than this are counted, not listed.
+const LISTED: usize = 5;
+
+/// Headers whose values are secrets; an explanation ends up in terminals and logs.
+const SECRET: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
+
+/// The rule with the fewest failed clauses, the first of equals. Rules that can match nothing are left out.
+pub(super) fn nearest(rules: &[EffectiveRule], view: &View<'_>) -> Option<NearMiss> {
+    let misses = rules.iter().filter_map(|rule| miss(rule, view));
+    misses.min_by_key(|miss| miss.failed.len())
+}
+
+fn miss(rule: &EffectiveRule, view: &View<'_>) -> Option<NearMiss> {
+    let mut failed = Vec::new();
+    if !view.is_http() && rule.http_only() {
+        let mismatch = |wanted: &str, had: &str| (wanted.to_owned(), had.to_owned());
+        let (wanted, had) = mismatch("http", "tcp");
+        failed.push(Mismatch { field: "protocol".into(), wanted, had });
+    }
+    for branches in [&rule.permissions, &rule.principals] {
+        failed.extend(closest(branches, view)?);
+    }
+    Some(NearMiss { rule: rule.name(), failed })
+}
+
+/// What fails in the alternative where the least does; `None` if there is no alternative.
+fn closest(branches: &[Vec<Clause>], view: &View<'_>) -> Option<Vec<Mismatch>> {
+    let judged = |clause: &&Clause| view.is_http() || !clause.http_only();
+    let failing = |branch: &Vec<Clause>| -> Vec<Mismatch> {
+        let failed = branch.iter().filter(judged).filter(|clause| !clause_matches(clause, view));
+        failed.map(|clause| mismatch(clause, view)).collect()
+    };
+    branches.iter().map(failing).min_by_key(Vec::len)
+}
+
+fn mismatch(clause: &Clause, view: &View<'_>) -> Mismatch {
+    let Clause { field, any, none } = clause;
+    let unwanted: Vec<&Atom> = none.iter().filter(|a| atom::matches(a, view)).collect();
+    let wanted =
+        if unwanted.is_empty() { list(any.iter()) } else { format!("not {}", list(unwanted.into_iter())) };
+    let had = any.first().or(none.first()).map_or_else(String::new, |atom| had(atom, view));
+    Mismatch { field: field.clone(), wanted, had }
+}
+
+fn list<'a>(atoms: impl ExactSizeIterator<Item = &'a Atom>) -> String {
+    let more = atoms.len().saturating_sub(LISTED);
+    let mut words: Vec<String> = atoms.take(LISTED).map(Atom::to_string).collect();
+    if more > 0 {
+        words.push(format!("{more} more"));
+    }
+    words.join(" or ")
+}
+
+/// What the request has where `atom` looks.
+fn had(atom: &Atom, view: &View<'_>) -> String {
+    let request = view.request;
+    match atom {
+        Atom::Principal(_) | Atom::Namespace(_) | Atom::ServiceAccount { .. } | Atom::TrustDomain(_) => {
+            or(view.peer().join(", "), "no verified identity")
+        }
+        Atom::SourceIp(_) => canonical(request.source_ip).to_string(),
+        Atom::RemoteIp(_) => canonical(request.remote_ip).to_string(),
+        Atom::DestinationIp(_) => canonical(request.destination_ip).to_string(),
+        Atom::RequestPrincipal(_) => {
+            let part = |name| view.claim([name]).and_then(Value::as_str).unwrap_or_default();
+            if view.claims().is_some() { format!("{}/{}", part("iss"), part("sub")) } else { no_token() }
+        }
+        Atom::Audience(_) => claim(view, &["aud"]),
+        Atom::Presenter(_) => claim(view, &["azp"]),
+        Atom::Claim { path, .. } => claim(view, &path.iter().map(|name| &**name).collect::<Vec<_>>()),
+        Atom::Header { name, .. } => {
+            let values = view.header(name);
+            match (values.is_empty(), SECRET.contains(&&**name)) {
+                (true, _) => "absent".to_owned(),
+                (false, true) => "(not shown)".to_owned(),
+                (false, false) => values.join(", "),
+            }
+        }
+        Atom::Host(_) => or(request.host.clone(), "none"),
+        Atom::Method(_) => or(request.method.clone(), "none"),
+        Atom::Path(_) => or(view.path().to_owned(), "none"),
+        Atom::Port(_) => request.destination_port.to_string(),
+        Atom::Sni(_) => or(request.sni.clone(), "none"),
+        Atom::Metadata { filter, key, .. } => {
+            view.metadata(filter, key).map_or_else(|| "absent".to_owned(), ToString::to_string)
+        }
+    }
+}
+
+fn claim(view: &View<'_>, path: &[&str]) -> String {
+    match (view.claims(), view.claim(path.iter().copied())) {
+        (None, _) => no_token(),
+        (Some(_), None) => "no such claim".to_owned(),
+        (Some(_), Some(Value::String(text))) => text.clone(),
+        (Some(_), Some(other)) => other.to_string(),
+    }
+}
+
+fn no_token() -> String {
+    "no verified token".to_owned()
+}
+
+fn or(value: String, absent: &str) -> String {
+    if value.is_empty() { absent.to_owned() } else { value }
+}
