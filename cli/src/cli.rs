@@ -132,4 +132,43 @@ mod tests {
             );
         }
     }
+
+    /// `docs/reference/cli.md` is what `--help` says. `BLESS=1 cargo test -p cli reference` writes it anew.
+    #[test]
+    fn the_reference_is_what_help_says() {
+        fn describe(command: &mut clap::Command, path: &str, text: &mut String) {
+            if command.is_hide_set() || command.get_name() == "help" {
+                return;
+            }
+            let path = format!("{path} {}", command.get_name()).trim().to_owned();
+            *text += &format!("\n## {path}\n```text\n");
+            for line in command.render_long_help().to_string().lines() {
+                *text += line.trim_end();
+                text.push('\n');
+            }
+            *text += "```\n";
+            for subcommand in command.get_subcommands_mut() {
+                describe(subcommand, &path, text);
+            }
+        }
+        let mut text =
+            "# The command line\n\nMade from `--help`: `BLESS=1 cargo test -p cli reference`.\n".to_owned();
+        // Neither the terminal nor the environment may show.
+        let quiet =
+            |command: clap::Command| command.term_width(100).mut_args(|arg| arg.hide_env_values(true));
+        let mut cli = quiet(Cli::command().disable_help_subcommand(true))
+            .mut_subcommands(move |one| quiet(one).mut_subcommands(quiet));
+        cli.build();
+        describe(&mut cli, "", &mut text);
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::create_dir_all(std::path::Path::new(file).parent().unwrap()).unwrap();
+            std::fs::write(file, &text).unwrap();
+        }
+        let expected = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(
+            expected == text,
+            "docs/reference/cli.md is out of date: BLESS=1 cargo test -p cli reference"
+        );
+    }
 }

@@ -37,7 +37,9 @@ fn table(proxies: &[ProxyStatus]) -> String {
     let mut notes = String::new();
     for proxy in proxies {
         let name = format!("{}.{}", proxy.name, proxy.namespace);
-        let state = |kind: &str| proxy.types.iter().find(|t| t.kind == kind).map_or("-", state).to_owned();
+        let state = |kind: &str| {
+            proxy.types.iter().find(|t| t.kind == kind).map_or("-", |t| state(proxy, t)).to_owned()
+        };
         table.row([
             name.clone(),
             state("cds"),
@@ -60,13 +62,13 @@ fn table(proxies: &[ProxyStatus]) -> String {
     if notes.is_empty() { table.to_string() } else { format!("{table}\n{notes}") }
 }
 
-/// Istio's words for it (semantics §6.8).
-fn state(kind: &TypeStatus) -> &'static str {
+/// Istio's words for it (semantics §6.8). What a proxy in sync has not asked for it does not use.
+fn state(proxy: &ProxyStatus, kind: &TypeStatus) -> &'static str {
     match kind.acked {
         _ if !kind.rejected.is_empty() => "ERROR",
         Some(acked) if acked >= kind.published => "SYNCED",
         Some(_) => "STALE",
-        None if kind.resources == 0 => "-",
+        None if proxy.synced => "-",
         None => "NOT SENT",
     }
 }

@@ -22,7 +22,8 @@ const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
 pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings()?;
     let signals = runtime::Signals::new().context("signal handlers")?;
-    tracing::info!(version = %crate::version::VERSION, "starting");
+    let files = runtime::limits::raise_open_files();
+    tracing::info!(open_files = files, version = %crate::version::VERSION, "starting");
     let wiring::Running { tasks, addresses } = wiring::start(settings).await?;
     tracing::info!(?addresses, "listening");
     match tasks.run(signals, DRAIN).await {

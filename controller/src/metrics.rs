@@ -82,6 +82,9 @@ impl Metrics {
             refused,
             published,
         } = metrics.clone();
+        let info = Family::<VersionLabel, Gauge>::default();
+        info.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION").to_owned() }).set(1);
+        registry.register("pilot_info", "Version of the control plane", info);
         registry.register("pilot_xds", "Connected proxies", xds);
         registry.register("pilot_xds_pushes", "Responses sent, by type", pushes);
         registry.register(

@@ -1,6 +1,8 @@
-//! The plaintext port: xDS without TLS, for this machine. A connection that says nothing is closed, and there are only so
-//! many, so that idle ones take nothing from the other ports. Authenticates nobody.
+//! The plaintext port: xDS without TLS, for this machine. A connection that says nothing gives way to newer ones and is
+//! closed after a while, and there are only so many, so that idle ones take nothing from the other ports. Authenticates
+//! nobody.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,13 +12,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use xds::ads::server::Peer;
 
-/// Connections at once; a further one is closed at once.
+/// Connections at once that have said something; a further one is closed at once.
 const CONNECTIONS: usize = 256;
+/// Connections at once that have not; a further one ends the oldest.
+const SILENT: usize = 64;
 /// For the first byte to arrive.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Waited after a failed accept, so that running out of descriptors does not become a busy loop.
@@ -56,6 +61,7 @@ async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     // Ends with this task.
     let mut waiting = tokio::task::JoinSet::new();
+    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -69,15 +75,23 @@ async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let ready = ready.clone();
-        waiting.spawn(async move {
-            let spoke = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut [0])).await;
-            if matches!(spoke, Ok(Ok(1))) {
-                let _ = stream.set_nodelay(true);
-                let _ = ready.send(Ok(Connection { stream, _place: place })).await;
-            }
-        });
+        oldest.retain(|handle| !handle.is_finished());
+        if oldest.len() >= SILENT
+            && let Some(handle) = oldest.pop_front()
+        {
+            handle.abort();
+        }
+        oldest.push_back(waiting.spawn(admit(stream, places.clone(), ready.clone())));
+    }
+}
+
+/// Hands a connection on once it says something and there is a place.
+async fn admit(stream: TcpStream, places: Arc<Semaphore>, ready: mpsc::Sender<io::Result<Connection>>) {
+    let spoke = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut [0])).await;
+    if let (Ok(Ok(1)), Ok(place)) = (spoke, places.try_acquire_owned()) {
+        let _ = stream.set_nodelay(true);
+        // Nobody takes it if the server is stopping.
+        let _ = ready.send(Ok(Connection { stream, _place: place })).await;
     }
 }
 

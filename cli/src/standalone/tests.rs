@@ -135,3 +135,23 @@ async fn every_monitoring_route_says_who_may_call() {
         [("/healthz", Open), ("/ready", Open), ("/metrics", Open), ("/version", Open), ("/status", Loopback)]
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_and_garbage_take_nothing_from_anybody() {
+    let plane = Plane::start(&[("policy.yaml", ORDERS)]).await;
+    until("ready", async || (plane.page("/ready").await.0 == 200).then_some(())).await;
+    let addresses = plane.running.addresses;
+    let ports = [addresses.plaintext, addresses.secure, addresses.monitoring].map(Option::unwrap);
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        for port in [ports[0], ports[1]] {
+            idle.push(tokio::net::TcpStream::connect(port).await.unwrap());
+        }
+    }
+    for port in ports {
+        let mut garbage = tokio::net::TcpStream::connect(port).await.unwrap();
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut garbage, &[0x16; 4096]).await;
+    }
+    ads::serves(&plane).await;
+    assert_eq!(plane.page("/ready").await.0, 200);
+}

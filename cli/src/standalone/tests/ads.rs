@@ -122,6 +122,11 @@ async fn ready(plane: &Plane) {
     until("ready", async || (plane.page("/ready").await.0 == 200).then_some(())).await;
 }
 
+/// A proxy comes and gets its configuration.
+pub(super) async fn serves(plane: &Plane) {
+    connected(plane, "somebody.shop").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_saved_policy_pushes_exactly_its_slot_to_whom_it_selects() {
     let plane = Plane::start(&[("shop.yaml", SHOP), ("policy.yaml", &policy("/orders"))]).await;
