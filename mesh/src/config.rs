@@ -129,3 +129,18 @@ pub struct IncludeBody {
     pub allow_partial: bool,
     pub pack_as_bytes: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An empty alias would become the SAN prefix `spiffe:///` (semantics §10.9).
+    #[test]
+    fn trust_domains_have_no_empty_and_no_double() {
+        let aliases = ["old", "", "cluster.local", "older", "old"];
+        let mesh =
+            MeshConfig { trust_domain_aliases: aliases.map(Into::into).to_vec(), ..MeshConfig::default() };
+        let domains: Vec<String> = mesh.trust_domains().iter().map(ToString::to_string).collect();
+        assert_eq!(domains, ["cluster.local", "old", "older"]);
+    }
+}

@@ -5,7 +5,12 @@ pub mod protocol;
 pub mod service;
 pub mod workload;
 
-pub use config::{ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, IncludeBody, InboundMode, MeshConfig, PathNormalization};
+pub use config::{
+    ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, InboundMode, IncludeBody, MeshConfig,
+    PathNormalization,
+};
 pub use protocol::Protocol;
-pub use service::{Endpoint, EndpointSlice, EndpointPort, SliceEndpoint, Service, ServicePort, TargetPort, endpoints};
+pub use service::{
+    Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort, endpoints,
+};
 pub use workload::{InboundPort, Workload, WorkloadKind, inbound_ports};

@@ -134,3 +134,92 @@ pub fn endpoints<'a>(
     found.dedup_by_key(|e| (e.address, e.port));
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::tests::{service, workload};
+
+    fn slice(endpoints: &[(&str, bool, Option<&str>)], ports: &[(&str, u16)]) -> EndpointSlice {
+        EndpointSlice {
+            namespace: "foo".into(),
+            name: "slice".into(),
+            service: "shop".into(),
+            ports: ports
+                .iter()
+                .map(|(name, port)| EndpointPort { name: (*name).into(), port: *port })
+                .collect(),
+            endpoints: endpoints
+                .iter()
+                .map(|(address, ready, workload)| SliceEndpoint {
+                    addresses: vec![address.parse().unwrap()],
+                    ready: *ready,
+                    workload: workload.map(Into::into),
+                })
+                .collect(),
+        }
+    }
+
+    fn found(
+        service: &Service,
+        slices: &[&EndpointSlice],
+        workloads: &[Arc<Workload>],
+    ) -> Vec<(String, u16, String)> {
+        let by_name = |name: &str| workloads.iter().find(|w| *w.name == *name).cloned();
+        let by_address = |ip: IpAddr| workloads.iter().find(|w| w.addresses.contains(&ip)).cloned();
+        endpoints(service, &service.ports[0], slices, workloads, by_name, by_address)
+            .into_iter()
+            .map(|e| {
+                (e.address.to_string(), e.port, e.workload.map(|w| w.name.to_string()).unwrap_or_default())
+            })
+            .collect()
+    }
+
+    fn at(address: &str, port: u16, workload: &str) -> (String, u16, String) {
+        (address.into(), port, workload.into())
+    }
+
+    #[test]
+    fn without_slices_the_selector_decides() {
+        let mut late = workload("late", "10.0.0.9");
+        late.ready = false;
+        let mut other = workload("other", "10.0.0.8");
+        other.labels = Arc::default();
+        let mut foreign = workload("foreign", "10.0.0.7");
+        foreign.namespace = "bar".into();
+        let (a, b) = (workload("a", "10.0.0.2"), workload("b", "10.0.0.1"));
+        let workloads: Vec<_> = [a, b, late, other, foreign].into_iter().map(Arc::new).collect();
+        let mut shop = service("shop", 0, &[(80, TargetPort::Number(8080), Protocol::Http)]);
+        assert_eq!(found(&shop, &[], &workloads), [at("10.0.0.1", 8080, "b"), at("10.0.0.2", 8080, "a")]);
+        shop.ports[0].target = TargetPort::Name("web".into());
+        assert_eq!(found(&shop, &[], &workloads), [at("10.0.0.1", 8081, "b"), at("10.0.0.2", 8081, "a")]);
+        shop.ports[0].target = TargetPort::Name("missing".into());
+        assert_eq!(found(&shop, &[], &workloads), []);
+        shop.selector = Some(BTreeMap::new());
+        shop.ports[0].target = TargetPort::Number(1);
+        assert_eq!(found(&shop, &[], &workloads), [], "an empty selector selects nothing");
+    }
+
+    #[test]
+    fn slices_decide_where_there_are_any() {
+        let workloads: Vec<_> = [workload("a", "10.0.0.1"), workload("b", "10.0.0.2")].map(Arc::new).to_vec();
+        let shop = service("shop", 0, &[(80, TargetPort::Number(8080), Protocol::Http)]);
+        let name = shop.ports[0].name.clone();
+        let one = slice(
+            &[
+                ("10.0.0.2", true, None),
+                ("10.0.0.1", true, Some("a")),
+                ("10.0.0.3", false, None),
+                ("10.9.9.9", true, None),
+            ],
+            &[("other", 1), (&name, 9090)],
+        );
+        let twice = slice(&[("10.0.0.1", true, Some("a"))], &[(&name, 9090)]);
+        let other_port = slice(&[("10.0.0.4", true, None)], &[("other", 1)]);
+        assert_eq!(
+            found(&shop, &[&one, &twice, &other_port], &workloads),
+            [at("10.0.0.1", 9090, "a"), at("10.0.0.2", 9090, "b"), at("10.9.9.9", 9090, "")]
+        );
+        assert_eq!(found(&shop, &[&other_port], &workloads), [], "no endpoints is an answer");
+    }
+}

@@ -60,3 +60,75 @@ pub fn inbound_ports<'a>(
     }
     ports.into_iter().map(|(port, protocol)| InboundPort { port, protocol }).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::service::{ServicePort, TargetPort};
+
+    /// In namespace foo, labelled `app: shop`, with a port named web.
+    pub(crate) fn workload(name: &str, address: &str) -> Workload {
+        Workload {
+            namespace: "foo".into(),
+            name: name.into(),
+            kind: WorkloadKind::Pod,
+            labels: Arc::new([("app".to_owned(), "shop".to_owned())].into()),
+            service_account: "default".into(),
+            addresses: vec![address.parse().unwrap()],
+            named_ports: [("web".to_owned(), 8081)].into(),
+            mutual_tls: true,
+            ready: true,
+            created: 0,
+        }
+    }
+
+    /// In namespace foo, selecting `app: shop`.
+    pub(crate) fn service(name: &str, created: i64, ports: &[(u16, TargetPort, Protocol)]) -> Service {
+        let port = |(port, target, protocol): &(u16, TargetPort, Protocol)| ServicePort {
+            name: format!("p{port}"),
+            port: *port,
+            target: target.clone(),
+            protocol: *protocol,
+        };
+        Service {
+            namespace: "foo".into(),
+            name: name.into(),
+            hostname: format!("{name}.foo.svc.cluster.local").into(),
+            cluster_ips: vec![],
+            ports: ports.iter().map(port).collect(),
+            selector: Some([("app".to_owned(), "shop".to_owned())].into()),
+            created,
+        }
+    }
+
+    /// Semantics §3.1: target ports, and the oldest service decides what a port speaks.
+    #[test]
+    fn the_oldest_service_decides_a_ports_protocol() {
+        let number = TargetPort::Number;
+        let young =
+            service("a", 2, &[(80, number(8080), Protocol::Http), (90, number(9090), Protocol::Auto)]);
+        let old = service(
+            "b",
+            1,
+            &[(81, number(8080), Protocol::Tcp), (82, TargetPort::Name("web".into()), Protocol::Http2)],
+        );
+        let mut elsewhere = service("c", 0, &[(80, number(8080), Protocol::Http)]);
+        elsewhere.namespace = "bar".into();
+        let missing = service("d", 0, &[(80, TargetPort::Name("missing".into()), Protocol::Http)]);
+        let expected = [(8080, Protocol::Tcp), (8081, Protocol::Http2), (9090, Protocol::Auto)];
+        let shop = workload("w", "10.0.0.1");
+        for services in [[&young, &old, &elsewhere, &missing], [&missing, &elsewhere, &old, &young]] {
+            let ports: Vec<_> =
+                inbound_ports(&shop, services).into_iter().map(|p| (p.port, p.protocol)).collect();
+            assert_eq!(ports, expected);
+        }
+    }
+
+    #[test]
+    fn services_of_one_age_are_ordered_by_name() {
+        let a = service("a", 0, &[(80, TargetPort::Number(8080), Protocol::Http)]);
+        let b = service("b", 0, &[(80, TargetPort::Number(8080), Protocol::Tcp)]);
+        let ports = inbound_ports(&workload("w", "10.0.0.1"), [&b, &a]);
+        assert_eq!(ports, [InboundPort { port: 8080, protocol: Protocol::Http }]);
+    }
+}
