@@ -140,7 +140,10 @@ impl Actor {
                     Some(command) => self.obey(command),
                     None => return Ok(()),
                 },
-                Some(id) = closed.recv() => self.close(id),
+                Some(id) = closed.recv() => {
+                    let more = std::iter::from_fn(|| closed.try_recv().ok());
+                    self.close(std::iter::once(id).chain(more));
+                }
             }
         }
     }
@@ -293,7 +296,7 @@ impl Actor {
                 let opened = answer.as_ref().ok().map(|opened| opened.id);
                 // A caller that has gone away meanwhile gets no session.
                 if let (Err(_), Some(id)) = (reply.send(answer), opened) {
-                    self.close(id);
+                    self.close([id]);
                 }
             }
             Command::Report(reply) => {
@@ -319,32 +322,32 @@ impl Actor {
         if let Some(warning) = VersionFloor::warning(proxy.envoy_version) {
             tracing::warn!(node = %proxy.node, "{warning}");
         }
+        self.count(&proxy, 1);
         let id = self.sessions.open(Session::new(key.clone(), proxy, snapshots.clone(), journal));
-        self.count_sessions();
         Ok(Opened { id, snapshots })
     }
 
-    fn close(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.close(id) {
-            drop(session);
-            self.publisher.sweep();
-            self.count_sessions();
+    /// Ends these sessions and forgets what only they used.
+    fn close(&mut self, ids: impl IntoIterator<Item = SessionId>) {
+        for id in ids {
+            if let Some(session) = self.sessions.close(id) {
+                self.count(&session.proxy, -1);
+            }
         }
+        self.publisher.sweep();
     }
 
-    fn count_sessions(&self) {
-        let mut versions: BTreeMap<String, i64> = BTreeMap::new();
-        let mut below = 0;
-        for session in self.sessions.iter() {
-            *versions.entry(version_label(&session.proxy.agent_version)).or_default() += 1;
-            below += i64::from(VersionFloor::warning(session.proxy.envoy_version).is_some());
+    /// Counts a proxy that came or went.
+    fn count(&self, proxy: &Connected, change: i64) {
+        let label = VersionLabel { version: version_label(&proxy.agent_version) };
+        let left = self.metrics.xds.get_or_create(&label).inc_by(change) + change;
+        if left == 0 {
+            // Labels stay as many as versions are connected.
+            self.metrics.xds.remove(&label);
         }
-        // Versions that are gone vanish, so that labels stay as many as versions are connected.
-        self.metrics.xds.clear();
-        for (version, count) in versions {
-            self.metrics.xds.get_or_create(&VersionLabel { version }).set(count);
+        if VersionFloor::warning(proxy.envoy_version).is_some() {
+            self.metrics.below_floor.inc_by(change);
         }
-        self.metrics.below_floor.set(below);
     }
 
     fn report(&mut self) -> Report {

@@ -165,8 +165,9 @@ impl Publisher {
             self.resolve_providers(&mut affected);
         }
         self.effective.invalidate(&affected.policies);
-        self.update_services(&affected);
-        let keys: Vec<SlotKey> = self.slots.keys().cloned().collect();
+        let shared = self.update_services(&affected);
+        let concerned = self.slots.keys().filter(|key| shared || touched(key, &affected));
+        let keys: Vec<SlotKey> = concerned.cloned().collect();
         let published = keys.into_iter().filter(|key| self.update_slot(key, &affected)).count();
         self.sweep();
         published
@@ -235,7 +236,8 @@ impl Publisher {
         }
     }
 
-    fn update_services(&mut self, affected: &Affected) {
+    /// Whether something that proxies share may have changed.
+    fn update_services(&mut self, affected: &Affected) -> bool {
         let Self { store, effective, services, interner, failures, builders, .. } = self;
         let mesh = store.mesh.clone();
         let mut context = Context { builders: *builders, mesh: &mesh, interner, failures };
@@ -243,19 +245,16 @@ impl Publisher {
         for id in &affected.services {
             services.update(id, store, effective, affected.mesh, &mut context);
         }
-        if services.version != before || affected.mesh {
+        let changed = services.version != before || affected.mesh;
+        if changed {
             services.rebuild(&mut context);
         }
+        changed
     }
 
     /// Whether the slot got a new snapshot.
     fn update_slot(&mut self, key: &SlotKey, affected: &Affected) -> bool {
         let Some(mut slot) = self.slots.remove(key) else { return false };
-        let namespace = &key.workload.namespace;
-        let touched = affected.mesh
-            || affected.policies.contains(namespace)
-            || affected.inbound.contains(namespace)
-            || affected.workloads.contains(&key.workload);
         let (subject, policy) = match self.subject(key) {
             Ok(found) => found,
             Err(Refusal::Failed(_)) => {
@@ -268,7 +267,9 @@ impl Publisher {
                 return false;
             }
         };
-        if touched && let Ok(group) = self.group(key, &subject, policy, Some(&slot.group)) {
+        if touched(key, affected)
+            && let Ok(group) = self.group(key, &subject, policy, Some(&slot.group))
+        {
             slot.group = group;
         }
         let published = self.publish(key, &subject, &mut slot);
@@ -363,6 +364,15 @@ impl Publisher {
             !changed.is_empty()
         })
     }
+}
+
+/// Whether what is a slot's own may have changed.
+fn touched(key: &SlotKey, affected: &Affected) -> bool {
+    let namespace = &key.workload.namespace;
+    affected.mesh
+        || affected.policies.contains(namespace)
+        || affected.inbound.contains(namespace)
+        || affected.workloads.contains(&key.workload)
 }
 
 /// Makes the outbound side of a proxy without capture again if anything it is made from changed.

@@ -77,7 +77,7 @@ impl Input {
         match content {
             Content::Object(object) => self.objects.push(*object),
             Content::Invalid { object: _, closed } => {
-                self.objects.extend(closed.map(|closed| *closed.object))
+                self.objects.extend(closed.map(|closed| *closed.object));
             }
             Content::Unreadable | Content::Unsupported => {}
         }
