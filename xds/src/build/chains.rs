@@ -2,7 +2,7 @@
 //! (semantics §3.2). The same for redirected and for bound listeners; what differs is the match on the port.
 
 use mesh::{ExtAuthz, MeshConfig, Protocol};
-use policy::MtlsMode;
+use policy::{EffectiveMtls, EffectivePolicy, MtlsMode};
 
 use super::encode::{Kind, ListValue, Struct, Value, any};
 use super::pb::{core, hcm as hcm_pb, listener, network_filter, tcp_proxy, u32_value};
@@ -155,7 +155,7 @@ fn tcp_proxy(mesh: &MeshConfig, cluster: &str) -> tcp_proxy::TcpProxy {
 /// Policy on a TCP chain stands in the chain itself: a network filter is bound when a connection is accepted, so a
 /// change has to drain the chain (design decision 3). The guard is not needed there: STRICT has no plaintext chain.
 fn tcp_filters(inbound: &Inbound<'_>) -> Vec<Filter> {
-    let policy = inbound.policy.tcp();
+    let policy = EffectivePolicy { mtls: EffectiveMtls::default(), ..inbound.policy.tcp() };
     let mut filters = Vec::new();
     for (name, (config, resolved)) in inbound.authorizers() {
         if let Some(pair) = custom_pair(name, config, resolved, &policy) {
@@ -176,7 +176,7 @@ fn custom_pair(
     name: &str,
     config: &ExtAuthz,
     resolved: Option<&Provider>,
-    policy: &policy::EffectivePolicy,
+    policy: &EffectivePolicy,
 ) -> Option<[Filter; 2]> {
     let ask = ext_authz::network(name, config, resolved?)?;
     let shadow = rbac::custom(name, policy.custom.get(name));

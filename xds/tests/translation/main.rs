@@ -7,6 +7,7 @@ mod accepted;
 mod client;
 mod envoy;
 mod fixtures;
+mod golden;
 mod net;
 mod pki;
 #[allow(dead_code, reason = "shared with the unit tests")]
