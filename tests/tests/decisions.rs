@@ -276,14 +276,16 @@ fn applications_speak_plaintext_and_the_wire_is_mutual_tls() {
         let specs = ["payment", "gateway"].map(|name| PodSpec::new("default", name));
         let [payment, gateway] = specs;
         let pods = lab.pods([payment.account("payment-service"), gateway]).await?;
+        // Their Envoys choose the service by its name, as for any HTTP.
+        let to_orders = || post("http://orders.default:8080/orders/1");
         let service = std::net::SocketAddr::new(lab[orders].cluster_ip.into(), 8080);
         let database = std::net::SocketAddr::new(lab[orders].cluster_ip.into(), 5432);
         let [payment, gateway] =
             [pods[0], pods[1]].map(|pod| Caller::new(&lab[pod].at, Credential::Plaintext));
-        lab.becomes(ALLOWED, async |_| payment.send(service, post("/orders/1")).await.got).await?;
-        let seen = payment.send(service, post("/orders/1")).await.seen();
+        lab.becomes(ALLOWED, async |_| payment.send(service, to_orders()).await.got).await?;
+        let seen = payment.send(service, to_orders()).await.seen();
         assert_eq!(seen["peer"], "spiffe://cluster.local/ns/default/sa/payment-service");
-        assert_eq!(gateway.send(service, post("/orders/1")).await.got, DENIED);
+        assert_eq!(gateway.send(service, to_orders()).await.got, DENIED);
         lab.becomes(Got::Line, async |_| payment.line(database, "hello").await).await?;
         assert_eq!(gateway.line(database, "hello").await, Got::Closed);
         Ok(())

@@ -226,7 +226,7 @@ pub fn get(path: &str) -> Request<Bytes> {
 /// # Panics
 /// If `path` is none.
 pub fn request(method: Method, path: &str) -> Request<Bytes> {
-    let uri = format!("http://app.example{path}");
+    let uri = if path.starts_with('/') { format!("http://app.example{path}") } else { path.to_owned() };
     Request::builder().method(method).uri(uri).body(Bytes::new()).expect("a test writes valid requests")
 }
 
