@@ -206,8 +206,7 @@ fn http_policy_never_changes_the_listener() {
         tree["filter_chains"].as_array().unwrap().iter().filter(http).cloned().collect::<Vec<_>>()
     };
     assert_eq!(listeners(&EffectivePolicy::default()), listeners(&samples::everything()));
-    let mut draining = EffectivePolicy::default();
-    draining.drain = vec![(ObjectName::new("foo", "a"), 1)];
+    let draining = EffectivePolicy { drain: vec![(ObjectName::new("foo", "a"), 1)], ..Default::default() };
     assert_ne!(listeners(&EffectivePolicy::default()), listeners(&draining));
 }
 
@@ -267,8 +266,8 @@ fn the_strict_guard_is_named_after_the_object_that_set_it() {
 /// Semantics §4.8: a missing provider denies what the policy matches; a dry-run CUSTOM does nothing.
 #[test]
 fn custom_without_its_provider_denies() {
-    let mut policy = EffectivePolicy::default();
-    policy.custom = [("gone".into(), samples::everything().deny)].into();
+    let custom = [("gone".into(), samples::everything().deny)].into();
+    let mut policy = EffectivePolicy { custom, ..Default::default() };
     let names = rule_names(&slot(&policy, rbac::DENY_SLOT));
     assert!(names.iter().all(|n| n.ends_with("-deny-due-to-bad-CUSTOM-action")));
     assert_eq!(names.len(), samples::atoms().len());
@@ -327,6 +326,6 @@ proptest! {
     #[test]
     fn every_policy_gives_sound_resources(policy in samples::policies(true), inline: bool) {
         check_sound(&build(&policy, Capture::Nft, inline));
-        prop_assert_eq!(build(&policy, none(), inline), build(&policy.clone(), none(), inline));
+        prop_assert_eq!(build(&policy, none(), inline), build(&policy, none(), inline));
     }
 }

@@ -29,7 +29,7 @@ impl Issuer {
         jwt(self.name, Jwks::Inline(keys.to_string().into()))
     }
 
-    fn token(&self, claims: serde_json::Value) -> String {
+    fn token(&self, claims: &serde_json::Value) -> String {
         let mut all = json!({"iss": self.name, "sub": "alice", "exp": 4_000_000_000_u64});
         all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
         let header = Header { kid: Some("k".into()), ..Header::new(Algorithm::ES256) };
@@ -49,16 +49,16 @@ fn bearer(token: &str) -> String {
 async fn missing_valid_and_bad_tokens() {
     let Some(bed) = Bed::new().await else { return };
     let (a, b, stranger) = (Issuer::new("https://a"), Issuer::new("https://b"), Issuer::new("https://a"));
-    let good = bearer(&a.token(json!({})));
-    let expired = bearer(&a.token(json!({"exp": 1})));
-    let forged = bearer(&stranger.token(json!({})));
-    let unknown = bearer(&Issuer::new("https://c").token(json!({})));
+    let good = bearer(&a.token(&json!({})));
+    let expired = bearer(&a.token(&json!({"exp": 1})));
+    let forged = bearer(&stranger.token(&json!({})));
+    let unknown = bearer(&Issuer::new("https://c").token(&json!({})));
     for rules in [vec![a.rule()], vec![a.rule(), b.rule()]] {
         let both = rules.len() == 2;
         bed.enforce(&EffectivePolicy { jwt: rules, ..Default::default() }).await;
         assert_eq!(ask(&bed, "").await, 200);
         assert_eq!(ask(&bed, &good).await, 200);
-        assert_eq!(ask(&bed, &bearer(&b.token(json!({})))).await, if both { 200 } else { 401 });
+        assert_eq!(ask(&bed, &bearer(&b.token(&json!({})))).await, if both { 200 } else { 401 });
         for bad in [&expired, &forged, &unknown, &bearer("garbage")] {
             assert_eq!(ask(&bed, bad).await, 401, "{bad}");
         }
@@ -82,8 +82,8 @@ async fn a_rule_without_keys_refuses_every_token_of_its_issuer() {
         let rules = vec![jwt("https://a", keys), b.rule()];
         bed.enforce(&EffectivePolicy { jwt: rules, ..Default::default() }).await;
         assert_eq!(ask(&bed, "").await, 200);
-        assert_eq!(ask(&bed, &bearer(&b.token(json!({})))).await, 200);
-        for token in [a.token(json!({})), edwards.clone(), zeros.clone()] {
+        assert_eq!(ask(&bed, &bearer(&b.token(&json!({})))).await, 200);
+        for token in [a.token(&json!({})), edwards.clone(), zeros.clone()] {
             assert_eq!(ask(&bed, &bearer(&token)).await, 401);
         }
     }
@@ -98,7 +98,7 @@ async fn required_tokens() {
         from_headers: vec![policy::JwtHeader { name: "x-b".into(), prefix: String::new() }],
         ..b.rule()
     };
-    let (of_a, of_b) = (bearer(&a.token(json!({}))), format!("x-b: {}\r\n", b.token(json!({}))));
+    let (of_a, of_b) = (bearer(&a.token(&json!({}))), format!("x-b: {}\r\n", b.token(&json!({}))));
     bed.enforce(&EffectivePolicy { jwt: vec![required(a.rule()), elsewhere.clone()], ..Default::default() })
         .await;
     for (headers, status) in
@@ -151,7 +151,7 @@ async fn rules_read_verified_claims() {
         (claim(&["level"], "5"), json!({"level": 5}), 403),
     ] {
         bed.enforce(&allow(atom.clone())).await;
-        assert_eq!(ask(&bed, &bearer(&a.token(claims.clone()))).await, status, "{atom:?} {claims}");
+        assert_eq!(ask(&bed, &bearer(&a.token(&claims))).await, status, "{atom:?} {claims}");
         assert_eq!(ask(&bed, "").await, 403, "{atom:?}");
     }
 }
