@@ -23,12 +23,7 @@ pub(crate) fn write(
     plan: &Plan,
 ) -> Result<std::path::PathBuf, Error> {
     let text = bootstrap(args, state, trust.server_id.as_str(), plan)?.to_string();
-    state::write_private(&state.bootstrap, text.as_bytes())?;
-    if let Some(uid) = plan.proxy_uid() {
-        std::os::unix::fs::chown(&state.bootstrap, Some(uid), Some(uid)).map_err(|source| {
-            state::StateError::Io { what: "cannot give to Envoy", path: state.bootstrap.clone(), source }
-        })?;
-    }
+    state::write_private(&state.bootstrap, text.as_bytes(), plan.proxy_uid())?;
     Ok(state.bootstrap.clone())
 }
 
@@ -142,7 +137,7 @@ fn xds_cluster(server: &str, server_id: &str) -> Value {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let discovery = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
     json!({
-        "name": "xds-grpc", "type": discovery, "connect_timeout": "2s",
+        "name": "xds-grpc", "type": discovery, "dns_lookup_family": "ALL", "connect_timeout": "2s",
         "typed_extension_protocol_options": http2(),
         "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 30}},
         "load_assignment": {"cluster_name": "xds-grpc", "endpoints": [{"lb_endpoints": [

@@ -24,6 +24,7 @@ pub(crate) struct Health {
     agent_expires: AtomicI64,
     renewals: AtomicU64,
     failures: AtomicU64,
+    renewal_alert: AtomicBool,
     envoy_live: AtomicBool,
     envoy_restarts: AtomicU64,
     last_failure: Mutex<String>,
@@ -36,8 +37,13 @@ impl Health {
         self.say(String::new());
     }
 
-    pub(crate) fn agent_expires(&self, not_after: OffsetDateTime) {
-        self.agent_expires.store(not_after.unix_timestamp(), Ordering::Relaxed);
+    pub(crate) fn agent_expires(&self, not_after: Option<OffsetDateTime>) {
+        let at = not_after.map_or(0, OffsetDateTime::unix_timestamp);
+        self.agent_expires.store(at, Ordering::Relaxed);
+    }
+
+    pub(crate) fn renewal_alert(&self, alert: bool) {
+        self.renewal_alert.store(alert, Ordering::Relaxed);
     }
 
     pub(crate) fn expired(&self) {
@@ -99,6 +105,11 @@ impl prometheus_client::collector::Collector for Collector {
                 left(&health.agent_expires),
             ),
             (
+                "countersign_agent_renewal_alert",
+                "1 while there is no certificate, or renewal fails and less than a third of its life is left",
+                health.renewal_alert.load(Ordering::Relaxed).into(),
+            ),
+            (
                 "countersign_agent_envoy_live",
                 "Envoy runs and has its configuration",
                 health.envoy_live.load(Ordering::Relaxed).into(),
@@ -110,7 +121,7 @@ impl prometheus_client::collector::Collector for Collector {
         }
         let counters = [
             ("countersign_agent_renewals", "Workload certificates received", &health.renewals),
-            ("countersign_agent_renewal_failures", "Rounds that brought no certificate", &health.failures),
+            ("countersign_agent_renewal_failures", "Requests that brought no certificate", &health.failures),
             (
                 "countersign_agent_envoy_restarts",
                 "Times that Envoy was started again",

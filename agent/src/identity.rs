@@ -1,37 +1,42 @@
-//! The life of the certificates: join once, renew before it is time, say when it fails. One task, no locks.
+//! The life of the certificates: join once, renew before it is time, say when it fails. One task, no locks; what is due when
+//! is [`crate::renewal`]'s to say, how to ask is [`crate::enroll`]'s.
 //!
-//! Outage budget: with the default lifetimes a workload certificate (1 h) is renewed with 27 to 33 minutes left and the agent's
-//! own (7 days) with about 3.5 days left; a control plane that is away for less than that changes nothing.
+//! Outage budget: [`WORKLOAD_OUTAGE_BUDGET`](crate::WORKLOAD_OUTAGE_BUDGET) and
+//! [`AGENT_OUTAGE_BUDGET`](crate::AGENT_OUTAGE_BUDGET). What is left is in the metrics; while renewal fails and less than a
+//! third of a lifetime is left, every failure is logged as an error and `countersign_agent_renewal_alert` is 1.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use authn::OwnSvid;
-use spiffe::{Leaf, PrivateKey, SpiffeId, Svid, TrustBundle};
+use spiffe::{PrivateKey, SpiffeId, Svid, TrustBundle};
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::args::AgentArgs;
 use crate::enroll::{Authority, EnrollError};
 use crate::health::Health;
-use crate::schedule;
+use crate::renewal::{Renewal, Step, Which};
 use crate::sds::{KeyPair, Secrets};
-use crate::state::{State, StateError};
+use crate::state::{self, State, StateError};
 
 /// How often the trust bundle file and expiry are looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// Join token files are small.
-const MAX_TOKEN_BYTES: usize = 4096;
+/// New roots: certificates under them are wanted by then, not from every agent at once.
+const NEW_ROOTS: Duration = Duration::from_secs(10);
+/// So many failures in a row while there is no certificate yet are a hiccup or a slow start, not an error.
+const PATIENCE: u32 = 4;
 
 /// The trust bundle and where it comes from.
 #[derive(Debug)]
 pub(crate) struct Trust {
     path: PathBuf,
     bundle: TrustBundle,
+    /// The file as last seen, readable or not.
+    seen: Option<Vec<u8>>,
     pub(crate) server_id: SpiffeId,
 }
 
@@ -50,31 +55,41 @@ impl Trust {
                     .map_err(|e| Error::Bundle { path: name(), source: e.into() })?
             }
         };
-        Ok(Self { path, bundle, server_id })
+        Ok(Self { path, bundle, seen: Some(text), server_id })
     }
 
-    /// Reads the file again. What cannot be read changes nothing.
+    /// Reads the file again; whether the roots are others now. What cannot be read changes nothing, and is said once.
     fn refresh(&mut self) -> bool {
-        let bundle = std::fs::read(&self.path).ok().and_then(|text| TrustBundle::from_pem(&text).ok());
+        let text = std::fs::read(&self.path);
+        if text.as_ref().ok() == self.seen.as_ref() {
+            return false;
+        }
+        let bundle = match &text {
+            Ok(text) => TrustBundle::from_pem(text).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.seen = text.ok();
         match bundle {
-            Some(bundle) if bundle != self.bundle => {
+            Ok(bundle) if bundle != self.bundle => {
                 self.bundle = bundle;
                 true
             }
-            _ => false,
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(error, file = %self.path.display(), "the trust bundle cannot be read: the last one stays");
+                false
+            }
         }
     }
 }
 
-/// Why a round brought nothing.
+/// Why a step brought nothing.
 #[derive(Debug, thiserror::Error)]
-enum RoundError {
+enum StepError {
     #[error(
         "cannot enroll: there is no join token (give --join-token-file; make one with `countersign join-token create`)"
     )]
     NoToken,
-    #[error("cannot read the join token {path}")]
-    Token { path: String, source: std::io::Error },
     #[error(transparent)]
     Enroll(#[from] EnrollError),
     #[error(transparent)]
@@ -92,8 +107,7 @@ pub(crate) struct Identity {
     trust: Trust,
     /// Presented to the control plane.
     agent: Arc<OwnSvid>,
-    agent_leaf: Option<Leaf>,
-    workload_leaf: Option<Leaf>,
+    renewal: Renewal,
     secrets: watch::Sender<Secrets>,
     health: Arc<Health>,
 }
@@ -117,8 +131,7 @@ impl Identity {
             state,
             trust,
             agent: OwnSvid::empty(),
-            agent_leaf: None,
-            workload_leaf: None,
+            renewal: Renewal::new(OffsetDateTime::now_utc()),
             secrets,
             health,
         }
@@ -132,126 +145,135 @@ impl Identity {
                 "the stored agent certificate cannot be used"
             );
         }
-        let mut failures = 0;
-        let mut due = Instant::now();
-        loop {
-            if self.trust.refresh() {
-                tracing::info!("the trust bundle changed");
-                let bundle = self.trust.bundle.to_pem();
-                self.secrets.send_modify(|secrets| secrets.set_bundle(bundle));
-            }
-            self.expire(OffsetDateTime::now_utc());
-            if Instant::now() >= due {
-                match self.round().await {
-                    Ok(wait) => {
-                        failures = 0;
-                        due = Instant::now() + wait;
-                    }
-                    Err(error) => {
-                        failures += 1;
-                        self.report(&error, failures);
-                        due = Instant::now() + schedule::retry(failures, rand::random());
-                    }
-                }
-            }
+        while !stop.is_cancelled() {
+            self.follow_roots();
+            self.expire();
+            let wait = match self.renewal.next(OffsetDateTime::now_utc()) {
+                Step::Wait(wait) => wait.min(TICK),
+                // Not to be interrupted: the token would be spent for nothing.
+                Step::Join => self.act(Step::Join).await,
+                step => tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    wait = self.act(step) => wait,
+                },
+            };
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep_until(due.min(Instant::now() + TICK)) => {}
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
+        Ok(())
     }
 
     /// Takes up the certificate of an earlier life.
-    fn remember(&mut self) -> Result<(), RoundError> {
+    fn remember(&mut self) -> Result<(), StepError> {
         let Some((key, chain)) = self.state.credential()? else { return Ok(()) };
         let key = PrivateKey::from_pem(&key).map_err(EnrollError::from)?;
         let svid = Svid::from_pem(&chain, key).map_err(EnrollError::from)?;
         if svid.leaf.not_after > OffsetDateTime::now_utc() {
-            self.adopt(svid)?;
+            self.adopt(&svid)?;
         }
         Ok(())
     }
 
-    fn adopt(&mut self, svid: Svid) -> Result<(), RoundError> {
-        self.agent.replace(&svid)?;
-        self.health.agent_expires(svid.leaf.not_after);
-        self.agent_leaf = Some(svid.leaf);
+    fn adopt(&mut self, svid: &Svid) -> Result<(), StepError> {
+        self.agent.replace(svid)?;
+        self.health.agent_expires(Some(svid.leaf.not_after));
+        self.renewal.got(Which::Agent, (&svid.leaf).into(), OffsetDateTime::now_utc(), rand::random());
         Ok(())
     }
 
-    /// Gets whatever is due; how long until something is due again.
-    async fn round(&mut self) -> Result<Duration, RoundError> {
+    fn follow_roots(&mut self) {
+        if self.trust.refresh() {
+            tracing::info!("the trust bundle changed");
+            let bundle = self.trust.bundle.to_pem();
+            self.secrets.send_modify(|secrets| secrets.set_bundle(bundle));
+            self.renewal.hurry(OffsetDateTime::now_utc(), NEW_ROOTS, rand::random());
+        }
+    }
+
+    /// Does what is due, and notes what came of it; how long to pause (what is due then is asked again).
+    async fn act(&mut self, step: Step) -> Duration {
+        let (which, result) = match step {
+            Step::Join => (Which::Agent, self.join().await),
+            Step::RenewAgent => (Which::Agent, self.renew_agent().await),
+            Step::Workload => (Which::Workload, self.renew_workload().await),
+            Step::Wait(wait) => return wait,
+        };
         let now = OffsetDateTime::now_utc();
-        match &self.agent_leaf {
-            Some(leaf) if now < leaf.half_life() => {}
-            Some(leaf) if now < leaf.not_after => {
-                let renewed = self.authority.renew(&self.trust.bundle, self.agent.clone()).await;
-                match renewed {
-                    Ok(svid) => self.keep(svid)?,
-                    Err(error) if error.final_for_credential() && self.token_file.is_some() => {
-                        self.join().await?;
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            _ => self.join().await?,
+        if let Err(error) = result {
+            self.renewal.failed(which, now, rand::random());
+            self.report(which, &error, now);
         }
-        let current = |leaf: &Leaf| schedule::until_renewal(leaf.not_before, leaf.not_after, now, 0.5);
-        let left = self.workload_leaf.as_ref().map(current).unwrap_or_default();
-        if left > TICK {
-            return Ok(left);
+        self.health.renewal_alert(self.renewal.alert(now));
+        Duration::ZERO
+    }
+
+    async fn renew_agent(&mut self) -> Result<(), StepError> {
+        match self.authority.renew(&self.trust.bundle, self.agent.clone()).await {
+            Ok(svid) => self.keep(&svid),
+            // Perhaps the control plane has been set up anew, and a token for that is there.
+            Err(error) if error.final_for_credential() && self.token_file.is_some() => self.join().await,
+            Err(error) => Err(error.into()),
         }
+    }
+
+    async fn renew_workload(&mut self) -> Result<(), StepError> {
         let svid = self.authority.workload(&self.trust.bundle, self.agent.clone()).await?;
-        let leaf = svid.leaf.clone();
+        let leaf = &svid.leaf;
         tracing::info!(id = %leaf.id, serial = leaf.serial, until = %leaf.not_after, "workload certificate");
         let pair = KeyPair { chain: svid.chain_pem(), key: svid.key.to_pem() };
         self.secrets.send_modify(|secrets| secrets.set_certificate(Some(pair)));
         self.health.renewed(leaf.not_after);
-        let wait = schedule::until_renewal(
-            leaf.not_before,
-            leaf.not_after,
-            OffsetDateTime::now_utc(),
-            rand::random(),
-        );
-        self.workload_leaf = Some(leaf);
-        Ok(wait)
+        self.renewal.got(Which::Workload, leaf.into(), OffsetDateTime::now_utc(), rand::random());
+        Ok(())
     }
 
-    async fn join(&mut self) -> Result<(), RoundError> {
-        let path = self.token_file.as_ref().ok_or(RoundError::NoToken)?;
-        let mut token = std::fs::read_to_string(path)
-            .map_err(|source| RoundError::Token { path: path.display().to_string(), source })?;
-        token.truncate(MAX_TOKEN_BYTES);
-        let svid = self.authority.join(&self.trust.bundle, token.trim(), &self.workload).await?;
-        self.keep(svid)
+    async fn join(&mut self) -> Result<(), StepError> {
+        let path = self.token_file.as_ref().ok_or(StepError::NoToken)?;
+        let token = state::join_token(path)?;
+        let svid = self.authority.join(&self.trust.bundle, &token, &self.workload).await?;
+        self.keep(&svid)
     }
 
     /// Stores before use: what is lost in between could not be asked for again.
-    fn keep(&mut self, svid: Svid) -> Result<(), RoundError> {
+    fn keep(&mut self, svid: &Svid) -> Result<(), StepError> {
         self.state.store(&svid.key.to_pem(), &svid.chain_pem())?;
         tracing::info!(id = %svid.leaf.id, until = %svid.leaf.not_after, "agent certificate");
         self.adopt(svid)
     }
 
     /// An expired certificate is offered to nobody.
-    fn expire(&mut self, now: OffsetDateTime) {
-        if self.workload_leaf.as_ref().is_some_and(|leaf| leaf.not_after <= now) {
+    fn expire(&mut self) {
+        let now = OffsetDateTime::now_utc();
+        if self.renewal.expire(Which::Workload, now) {
             tracing::error!("the workload certificate has expired: not ready");
-            self.workload_leaf = None;
             self.secrets.send_modify(|secrets| secrets.set_certificate(None));
             self.health.expired();
         }
-        if self.agent_leaf.as_ref().is_some_and(|leaf| leaf.not_after <= now) {
+        if self.renewal.expire(Which::Agent, now) {
             tracing::error!("the agent certificate has expired: a new join token is needed");
-            self.agent_leaf = None;
+            self.health.agent_expires(None);
         }
     }
 
-    fn report(&self, error: &RoundError, failures: u32) {
+    fn report(&self, which: Which, error: &StepError, now: OffsetDateTime) {
         self.health.failed(&chain(error));
-        let left = self.workload_leaf.as_ref().map(|leaf| leaf.not_after - OffsetDateTime::now_utc());
-        let seconds_left = left.map(time::Duration::whole_seconds);
-        tracing::warn!(error = error as &dyn std::error::Error, failures, seconds_left, "no new certificate");
+        let error = error as &dyn std::error::Error;
+        let failures = self.renewal.failures(which);
+        let left = |which| self.renewal.left(which, now).map(time::Duration::whole_seconds);
+        let (workload_seconds_left, agent_seconds_left) = (left(Which::Workload), left(Which::Agent));
+        if self.renewal.alert(now) && failures > PATIENCE {
+            tracing::error!(
+                error,
+                failures,
+                workload_seconds_left,
+                agent_seconds_left,
+                "no new certificate for too long: somebody must look"
+            );
+        } else {
+            tracing::warn!(error, failures, workload_seconds_left, agent_seconds_left, "no new certificate");
+        }
     }
 }
 
@@ -266,3 +288,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

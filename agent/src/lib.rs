@@ -12,12 +12,14 @@ mod capture;
 mod enroll;
 mod health;
 mod identity;
+mod renewal;
 mod schedule;
 mod sds;
 mod state;
 mod supervisor;
 
 pub use args::{AgentArgs, App, AppAddress, CaptureMode, ServiceUpstream, XdsProtocol};
+pub use renewal::{AGENT_OUTAGE_BUDGET, WORKLOAD_OUTAGE_BUDGET};
 
 use std::sync::Arc;
 use std::time::Duration;

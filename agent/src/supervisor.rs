@@ -158,7 +158,7 @@ impl Supervisor {
         let name = || self.envoy.0.display().to_string();
         let child = command.spawn().map_err(|error| EnvoyError::Missing(name(), error))?;
         if let Some(pid) = child.id() {
-            crate::state::write_private(&self.pid_file, pid.to_string().as_bytes()).map_err(|_| {
+            crate::state::write_private(&self.pid_file, pid.to_string().as_bytes(), None).map_err(|_| {
                 EnvoyError::File {
                     what: "cannot write",
                     path: self.pid_file.clone(),
