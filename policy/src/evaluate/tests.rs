@@ -92,7 +92,7 @@ fn the_truth_table() {
         (None, Some(vec![a.clone()]), "/a", allow("allow")),
         (None, Some(vec![a.clone()]), "/x", Deciding::DefaultDeny),
         (d.clone(), Some(vec![a.clone()]), "/ad", deny("deny")),
-        (d.clone(), Some(vec![a]), "/ab", allow("allow")),
+        (d, Some(vec![a]), "/ab", allow("allow")),
         (None, Some(vec![]), "/x", Deciding::DefaultDeny),
         (None, Some(vec![never.clone()]), "/x", Deciding::DefaultDeny),
         (Some(vec![never.clone()]), None, "/x", Deciding::NoAllowPolicy),

@@ -60,3 +60,6 @@ fn is_gateway(target: &TargetRef, namespace: &Arc<str>, workload: &WorkloadKey) 
         && *namespace == workload.namespace
         && workload.labels.get(GATEWAY_LABEL) == Some(name)
 }
+
+#[cfg(test)]
+mod tests;

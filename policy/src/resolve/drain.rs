@@ -44,3 +44,6 @@ fn digest(content: &impl Hash) -> u64 {
     content.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests;

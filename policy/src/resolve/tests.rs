@@ -252,3 +252,60 @@ fn a_change_of_a_draining_policy_changes_the_digest_only() {
     assert_eq!(with(vec![path_rule("/a")]), with(vec![path_rule("/a")]));
     assert_ne!(with(vec![path_rule("/a")]), with(vec![path_rule("/b")]));
 }
+
+#[test]
+fn within_a_namespace_the_oldest_comes_first() {
+    let mut set = PolicySet::default();
+    for (ns, name, created) in [("foo", "a", 5), ("foo", "b", 3), ("foo", "c", 3), (ROOT, "z", 9)] {
+        let mut policy = ap(ns, name, Action::Deny, vec![Rule::default()]);
+        policy.meta.created = created;
+        set.put_authorization(Arc::new(policy));
+    }
+    let order = |namespace: &str| -> Vec<String> {
+        let deny = resolve(&set, &key(namespace, &[])).deny.enforced.unwrap();
+        deny.iter().map(|rule| rule.policy.name.to_string()).collect()
+    };
+    assert_eq!(order("foo"), ["z", "b", "c", "a"]);
+    assert_eq!(order(ROOT), ["z"], "the root namespace is searched once");
+}
+
+/// Design decision 5: unreadable means closed, which is a different thing for ALLOW than for the others.
+#[test]
+fn an_unreadable_rule_allows_nothing_and_denies_no_less() {
+    let unreadable = Rule { never: true, ..Rule::default() };
+    let branches = |action: Action| {
+        let mut set = PolicySet::default();
+        let rules = vec![unreadable.clone(), path_rule("/a")];
+        set.put_authorization(Arc::new(ap("foo", "p", action.clone(), rules)));
+        let effective = resolve(&set, &key("foo", &[]));
+        let rules = if action == Action::Allow { effective.allow } else { effective.deny };
+        let rules = rules.enforced.unwrap();
+        let counts =
+            |rule: &crate::EffectiveRule| (rule.index, rule.permissions.len(), rule.principals.len());
+        rules.iter().map(counts).collect::<Vec<_>>()
+    };
+    assert_eq!(branches(Action::Allow), [(0, 0, 0), (1, 1, 1)]);
+    assert_eq!(branches(Action::Deny), [(0, 1, 1), (1, 1, 1)]);
+    assert_eq!(branches(Action::Custom { provider: "gone".into() }), [(0, 1, 1), (1, 1, 1)]);
+}
+
+/// Semantics §4.6, §10.8: aliases reach both polarities and conditions, and never namespaces.
+#[test]
+fn aliases_are_written_out_everywhere_a_trust_domain_is_named() {
+    let scope = Scope { trust_domain_aliases: vec!["old".into()], ..Scope::default() };
+    let principal = |td: &str| Atom::Principal(StringMatch::parse(&format!("{td}/ns/a/sa/b")));
+    let mut rule = principal_rule("old/ns/a/sa/b");
+    rule.from[0].principals.none = vec![principal("cluster.local")];
+    rule.from[0].namespaces.any = vec![Atom::Namespace("old".into())];
+    let values = Match { any: vec![principal("old"), principal("cluster.local")], none: vec![] };
+    rule.when = vec![Condition { key: "source.principal".into(), side: Side::Principal, values }];
+    let mut set = PolicySet::new(scope);
+    set.put_authorization(Arc::new(ap("foo", "p", Action::Deny, vec![rule])));
+    let deny = resolve(&set, &key("foo", &[])).deny.enforced.unwrap();
+    let [principals, namespaces, condition] = deny[0].principals[0].as_slice() else { panic!("{deny:?}") };
+    let both = [principal("cluster.local"), principal("old")];
+    assert_eq!(principals.any, both);
+    assert_eq!(principals.none, both);
+    assert_eq!(namespaces.any, [Atom::Namespace("old".into())]);
+    assert_eq!(condition.any, both, "named twice, written once");
+}
