@@ -9,6 +9,7 @@ mod children;
 mod credentials;
 mod live;
 mod log;
+mod model;
 mod report;
 mod rows;
 mod shop;

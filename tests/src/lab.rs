@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-pub use client::{ALLOWED, Answer, Caller, DENIED, Got, UNAUTHENTICATED, get, next, request};
+pub use client::{ALLOWED, Answer, Caller, DENIED, Got, Http, UNAUTHENTICATED, get, next, request};
 pub use control::ControlPlane;
 pub use jwt::{Signer, in_seconds};
 pub use net::{Family, Namespace, Network};

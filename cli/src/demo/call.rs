@@ -20,6 +20,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
@@ -304,21 +305,34 @@ async fn handshake(config: ClientConfig, stream: TcpStream) -> Result<impl Io, R
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: tokio::task::JoinHandle<()>,
+    /// Moves the bytes; it alone learns why a connection broke.
+    driver: Option<JoinHandle<hyper::Result<()>>>,
 }
 
 impl Connection {
     async fn over(stream: impl Io + 'static) -> Result<Self, Refused> {
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| Refused::from(&e))?;
-        Ok(Self { sender, driver: tokio::spawn(async move { drop(driver.await) }) })
+        Ok(Self { sender, driver: Some(tokio::spawn(driver)) })
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<(Outcome, String), Refused> {
-        self.sender.ready().await.map_err(|e| Refused::from(&e))?;
-        let response = self.sender.send_request(request).await.map_err(|e| Refused::from(&e))?;
-        let outcome = Outcome::Http(response.status().as_u16());
-        let body = response.into_body().collect().await.map_err(|e| Refused::from(&e))?.to_bytes();
-        Ok((outcome, String::from_utf8_lossy(&body).into_owned()))
+        let exchange = async {
+            self.sender.ready().await?;
+            let response = self.sender.send_request(request).await?;
+            let outcome = Outcome::Http(response.status().as_u16());
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok::<_, hyper::Error>((outcome, String::from_utf8_lossy(&body).into_owned()))
+        };
+        match exchange.await {
+            Ok(answer) => Ok(answer),
+            Err(error) => match self.driver.take() {
+                Some(driver) => match driver.await {
+                    Ok(Err(cause)) => Err(Refused::from(&cause)),
+                    _ => Err(Refused::from(&error)),
+                },
+                None => Err(Refused::from(&error)),
+            },
+        }
     }
 
     /// One more request on the same connection.
@@ -329,7 +343,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.driver.abort();
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
     }
 }
 

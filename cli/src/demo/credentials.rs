@@ -13,7 +13,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 /// The identity that `orders-policy` lets in.
@@ -64,14 +64,18 @@ impl Login {
         } else {
             &self.key
         };
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let expires = if which == Token::Expired { now - 3600 } else { now + 3600 };
-        let claims = json!({ "iss": ISSUER, "sub": "alice", "aud": "shop", "role": "cashier", "iat": now - 7200, "exp": expires });
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some("login".to_owned());
         let key = EncodingKey::from_ec_der(&key.serialize_der());
-        Ok(jsonwebtoken::encode(&header, &claims, &key)?)
+        Ok(jsonwebtoken::encode(&header, &claims(which), &key)?)
     }
+}
+
+/// What a token of this kind says: a cashier's, for the shop.
+pub(super) fn claims(which: Token) -> Value {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let expires = if which == Token::Expired { now - 3600 } else { now + 3600 };
+    json!({ "iss": ISSUER, "sub": "alice", "aud": "shop", "role": "cashier", "iat": now - 7200, "exp": expires })
 }
 
 /// Which certificate a caller without a sidecar shows.
@@ -208,8 +212,7 @@ mod tests {
         wanted.set_audience(&["shop"]);
         wanted.set_issuer(&[ISSUER]);
         for (which, good) in [(Token::Valid, true), (Token::Expired, false), (Token::Forged, false)] {
-            let verified =
-                jsonwebtoken::decode::<serde_json::Value>(login.token(which).unwrap(), &key, &wanted);
+            let verified = jsonwebtoken::decode::<Value>(login.token(which).unwrap(), &key, &wanted);
             assert_eq!(verified.is_ok(), good, "{which:?}: {verified:?}");
         }
     }

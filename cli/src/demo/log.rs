@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// One line, as far as it says who decided what. Fields: `xds::build`'s default JSON format.
 #[derive(Clone, Debug, Default, Deserialize)]
-struct Line {
+pub(super) struct Line {
     request_id: Option<String>,
     response_code_details: Option<String>,
     connection_termination_details: Option<String>,
@@ -16,6 +16,10 @@ struct Line {
     downstream_peer_uri_san: Option<String>,
     downstream_remote_address: Option<String>,
     downstream_local_address: Option<String>,
+    upstream_host: Option<String>,
+    pub(super) method: Option<String>,
+    /// As the filters saw it: normalised.
+    pub(super) path: Option<String>,
 }
 
 /// How to find a call.
@@ -42,20 +46,22 @@ pub(super) enum Decided {
     NoChain,
     /// The TLS handshake, with its reason.
     Tls(String),
+    /// Passed, and the log names no rule: Envoy does not for raw TCP.
+    Passed,
     /// Something else that Envoy says.
     Other(String),
 }
 
-/// Reads what is said about a call; `None` while nothing is (Envoy writes its log in batches).
-pub(super) fn read(log: &Path, find: &Find<'_>, inbound_ports: &[u16]) -> Option<Decided> {
+/// The last line about a call; `None` while there is none (Envoy writes its log in batches).
+pub(super) fn read(log: &Path, find: &Find<'_>, inbound_ports: &[u16]) -> Option<Line> {
     let text = std::fs::read(log).ok()?;
     let lines = text.split(|byte| *byte == b'\n').filter(|line| line.first() == Some(&b'{'));
     let mut lines = lines.rev().filter_map(|line| serde_json::from_slice::<Line>(line).ok());
-    lines.find(|line| inbound_ports.contains(&line.local_port()) && line.is(find))?.decided()
+    lines.find(|line| inbound_ports.contains(&line.local_port()) && line.is(find))
 }
 
 impl Line {
-    fn local_port(&self) -> u16 {
+    pub(super) fn local_port(&self) -> u16 {
         port(self.downstream_local_address.as_deref())
     }
 
@@ -69,7 +75,7 @@ impl Line {
         }
     }
 
-    fn decided(&self) -> Option<Decided> {
+    pub(super) fn decided(&self) -> Option<Decided> {
         let details = [&self.response_code_details, &self.connection_termination_details];
         for details in details.into_iter().flatten() {
             if let Some(policy) = between(details, "rbac_access_denied_matched_policy[", "]") {
@@ -85,11 +91,25 @@ impl Line {
         if let Some(reason) =
             self.downstream_transport_failure_reason.as_deref().filter(|reason| !reason.is_empty())
         {
-            return Some(Decided::Tls(reason.to_owned()));
+            return Some(Decided::Tls(self::reason(reason)));
         }
         let allowed = self.http_policy.iter().chain(&self.tcp_policy).find_map(|policy| rule(policy));
-        allowed.map(Decided::Rule).or_else(|| self.response_code_details.clone().map(Decided::Other))
+        let passed = || self.upstream_host.as_ref().map(|_| Decided::Passed);
+        let other = || self.response_code_details.clone().map(Decided::Other);
+        allowed.map(Decided::Rule).or_else(other).or_else(passed)
     }
+}
+
+/// The telling part of `TLS_error:|NUMBER:SSL_routines:OPENSSL_internal:NAME:MORE:TLS_error_end`.
+fn reason(text: &str) -> String {
+    if text.contains("SAN_matcher") {
+        let names = between(text, "SANs_are_[", "]").unwrap_or_default();
+        let domain = names.strip_prefix("spiffe://").and_then(|name| name.split('/').next());
+        return format!("trust domain {} is not ours", domain.unwrap_or("of nobody"));
+    }
+    let text =
+        text.trim_end_matches(":TLS_error_end").rsplit(':').find(|part| !part.is_empty()).unwrap_or(text);
+    text.trim_matches('_').replace('_', " ")
 }
 
 fn port(address: Option<&str>) -> u16 {
@@ -103,7 +123,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 }
 
 /// `ns[default]-policy[orders-policy]-rule[0]` as `default/orders-policy rule 0`; `None` if it is not written so.
-fn rule(policy: &str) -> Option<String> {
+pub(super) fn rule(policy: &str) -> Option<String> {
     let rest = policy.strip_prefix("ns[")?;
     let (namespace, rest) = rest.split_once(']')?;
     if let Some(name) = rest.strip_prefix("-peerauthentication[") {
@@ -147,6 +167,15 @@ mod tests {
                 Some(Decided::Token("Jwt is expired".to_owned())),
             ),
             (r#"{"response_code_details":"filter_chain_not_found"}"#, Some(Decided::NoChain)),
+            (
+                r#"{"downstream_transport_failure_reason":"TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_X509_verify_cert:_certificate_verification_error_at_depth_0:_certificate_has_expired:TLS_error_end"}"#,
+                Some(Decided::Tls("certificate has expired".to_owned())),
+            ),
+            (
+                r#"{"downstream_transport_failure_reason":"TLS_error:|1:SSL_routines:X:verify_cert_failed:_SAN_matcher,_certificate_SANs_are_[spiffe://a/b]:TLS_error_end"}"#,
+                Some(Decided::Tls("trust domain a is not ours".to_owned())),
+            ),
+            (r#"{"upstream_host":"127.0.0.1:1"}"#, Some(Decided::Passed)),
             (r#"{"tcp_policy":"ns[stock]-policy[database]-rule[0]"}"#, rule("stock/database rule 0")),
             ("{}", None),
         ] {
@@ -165,7 +194,7 @@ mod tests {
             r#"{"downstream_local_address":"127.0.0.1:8080","downstream_peer_uri_san":"spiffe://a","tcp_policy":"ns[a]-policy[b]-rule[1]"}"#,
         ];
         std::fs::write(&log, lines.join("\n")).unwrap();
-        let found = |find: Find<'_>| read(&log, &find, &[8080]);
+        let found = |find: Find<'_>| read(&log, &find, &[8080])?.decided();
         assert_eq!(found(Find::Request("a")), Some(Decided::NoChain));
         assert_eq!(found(Find::From("127.0.0.1:5".parse().unwrap())), Some(Decided::NoChain));
         let peer = Find::Peer { spiffe_id: "spiffe://a".to_owned(), port: 8080 };

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::call::{Calls, How, Made, Outcome};
+use super::call::{Calls, How, Made};
 use super::live::{self, Live};
-use super::log::{self, Decided, Find};
+use super::log::{self, Decided, Find, Line};
+use super::model::Model;
 use super::rows::{ROWS, Row};
-use super::shop::{FORWARD, Shop, WORKLOADS};
+use super::shop::{self, FORWARD, Shop};
 use super::table::{Colour, Shown, milliseconds, render};
 
 /// How long Envoys may take to write their access logs.
@@ -58,7 +59,7 @@ impl Report {
             passed: measured.is_ok(),
             latency_ms: measured.as_ref().map_or(0.0, |live| live.denied_after_ms),
             decided_by,
-            shows: "rights end at once, also on an open connection",
+            shows: "rights end at once",
         });
         self.live = measured.ok();
         self.count();
@@ -117,12 +118,13 @@ async fn rows(calls: &Calls) -> Vec<Shown> {
         made.push((row, calls.make(row.caller, row.how, &id).await));
     }
     let deadline = Instant::now() + LOGS;
+    let mut model = Model::new(&calls.shop).ok();
     let mut shown = Vec::new();
     for (row, made) in made {
-        let mut decided = decided(&calls.shop, row, &made);
-        while decided.is_none() && Instant::now() < deadline {
+        let mut line = line(&calls.shop, row, &made);
+        while line.is_none() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            decided = self::decided(&calls.shop, row, &made);
+            line = self::line(&calls.shop, row, &made);
         }
         shown.push(Shown {
             name: row.name,
@@ -132,7 +134,7 @@ async fn rows(calls: &Calls) -> Vec<Shown> {
             got: made.outcome.to_string(),
             passed: made.outcome == row.expected,
             latency_ms: milliseconds(made.latency),
-            decided_by: decided.map_or_else(|| silence(&made), |decided| words(row, &decided)),
+            decided_by: line.map_or_else(|| silence(&made), |line| words(row, &line, model.as_mut())),
             shows: row.shows,
         });
     }
@@ -143,41 +145,41 @@ fn unique() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_micros())
 }
 
-/// Who decided about a call: what the access log of the Envoy that was called says, or the TLS alert it sent.
-fn decided(shop: &Shop, row: &Row, made: &Made) -> Option<Decided> {
-    if let Some(alert) = &made.alert {
-        return Some(Decided::Tls(alert.clone()));
-    }
+/// What the access log of the Envoy that was called says about a call.
+fn line(shop: &Shop, row: &Row, made: &Made) -> Option<Line> {
     let find = match (row.how, made.from) {
-        (How::Line { port }, _) => Find::Peer { spiffe_id: spiffe_id(row.caller), port },
-        (How::Direct { .. }, Some(from)) if made.outcome == Outcome::Closed => Find::From(from),
+        (How::Line { port }, _) => Find::Peer { spiffe_id: shop::find(row.caller)?.spiffe_id(), port },
+        (How::Direct { .. }, Some(from)) => Find::From(from),
         _ => Find::Request(&made.id),
     };
-    let workload = WORKLOADS.iter().find(|w| w.name == row.decides)?;
-    let ports: Vec<u16> =
-        workload.serves.iter().map(|(port, _)| *port).filter(|port| *port != FORWARD).collect();
+    let workload = shop::find(row.decides)?;
+    let ports: Vec<u16> = workload.serves.iter().map(|(port, _)| *port).collect();
     log::read(&shop.access_log(row.decides), &find, &ports)
 }
 
-fn spiffe_id(workload: &str) -> String {
-    let workload = WORKLOADS.iter().find(|w| w.name == workload).expect("a workload of the shop");
-    format!("spiffe://cluster.local/ns/{}/sa/{}", workload.namespace, workload.account)
-}
-
-/// For a call of which no access log speaks: the beginning of what was answered.
+/// For a call of which no access log speaks: the TLS alert, or the beginning of what was answered.
 fn silence(made: &Made) -> String {
+    if let Some(alert) = &made.alert {
+        return format!("TLS alert: {alert}");
+    }
     let said: String = made.body.trim().chars().take(60).collect();
     format!("(not in the access log) {said}").trim_end().to_owned()
 }
 
-fn words(row: &Row, decided: &Decided) -> String {
-    match decided {
-        Decided::Rule(rule) => rule.clone(),
-        Decided::Default => format!("default deny ({} allows it to nobody else)", row.decides),
-        Decided::Token(why) => format!("istio-system/login: {why}"),
-        Decided::NoChain => "istio-system/default STRICT".to_owned(),
-        Decided::Tls(why) => format!("TLS: {why}"),
-        Decided::Other(text) => text.clone(),
+fn words(row: &Row, line: &Line, model: Option<&mut Model>) -> String {
+    match line.decided() {
+        Some(Decided::Rule(rule)) => rule,
+        Some(Decided::Default) => match model.map(|model| model.nearest(row, line)) {
+            Some(Ok(nearest)) => format!("default deny ({nearest})"),
+            Some(Err(why)) => format!("default deny ({why})"),
+            None => "default deny".to_owned(),
+        },
+        Some(Decided::Token(why)) => format!("istio-system/login: {why}"),
+        Some(Decided::NoChain) => "istio-system/default STRICT".to_owned(),
+        Some(Decided::Tls(why)) => format!("TLS: {why}"),
+        Some(Decided::Passed) => "allowed (TCP logs name no rule)".to_owned(),
+        Some(Decided::Other(text)) => text,
+        None => "(the access log does not say)".to_owned(),
     }
 }
 

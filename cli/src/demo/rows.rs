@@ -45,7 +45,7 @@ const STOCK: &str = "inventory.stock:9090";
 
 /// Every row, in the order in which they are called and printed.
 pub(super) const ROWS: &[Row] = rows! {
-    "whole-chain" "user" -> "gateway", "gateway GET /shop/orders/42", http(GATEWAY, "GET", "/shop/orders/42") => Outcome::Http(200), "five hops, each with its own identity";
+    "whole-chain" "user" -> "gateway", "gateway GET /shop/orders/42", http(GATEWAY, "GET", "/shop/orders/42") => Outcome::Http(200), "an identity for every hop";
     "shortcut" "user" -> "orders", "orders GET /orders/42", http(ORDERS, "GET", "/orders/42") => Outcome::Http(403), "no way round the gateway";
     "right-identity" "payment" -> "orders", "orders POST /orders/42", http(ORDERS, "POST", "/orders/42") => Outcome::Http(200), "the right identity";
     "second-policy" "gateway" -> "orders", "orders GET /orders/42", http(ORDERS, "GET", "/orders/42") => Outcome::Http(200), "policies add up";

@@ -19,6 +19,17 @@ pub(super) struct Workload {
     pub(super) next: Option<(&'static str, &'static str)>,
 }
 
+impl Workload {
+    pub(super) fn spiffe_id(&self) -> String {
+        format!("spiffe://cluster.local/ns/{}/sa/{}", self.namespace, self.account)
+    }
+}
+
+/// The workload of that name.
+pub(super) fn find(name: &str) -> Option<&'static Workload> {
+    WORKLOADS.iter().find(|workload| workload.name == name)
+}
+
 /// The port on which each Envoy forwards its own application's HTTP requests.
 pub(super) const FORWARD: u16 = 15001;
 /// The local ports through which applications reach the database's two ports.
@@ -161,7 +172,7 @@ impl Shop {
     /// # Panics
     /// If there is no such workload.
     pub(super) fn on(&self, workload: &str, port: u16) -> SocketAddr {
-        let workload = WORKLOADS.iter().find(|w| w.name == workload).expect("a workload of the shop");
+        let workload = find(workload).expect("a workload of the shop");
         (self.address(workload.host), port).into()
     }
 

@@ -68,7 +68,8 @@ pub(super) fn envoy_version(envoy: &Path) -> Result<String> {
         Command::new(envoy).arg("--version").output().with_context(|| envoy.display().to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     // envoy  version: HASH/1.39.3/Clean/RELEASE/BoringSSL
-    text.split('/').nth(1).map(str::to_owned).context("envoy --version says no version")
+    let numbers = text.split("version:").nth(1).and_then(|text| text.split('/').nth(1));
+    numbers.map(str::to_owned).context("envoy --version says no version")
 }
 
 /// Starts the control plane and waits until it is ready.
@@ -87,7 +88,10 @@ pub(super) async fn control_plane(shop: &Shop, children: &mut Children) -> Resul
     ];
     let args = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
     children.start("control-plane", std::iter::once("standalone".to_owned()).chain(args))?;
-    wait(children, "the control plane to be ready", async || ready(shop).await).await
+    wait(children, "the control plane to be ready", async || {
+        ready(shop).await && shop.state().join("root-cert.pem").is_file()
+    })
+    .await
 }
 
 /// Whether the control plane says that it is ready.

@@ -32,6 +32,10 @@ impl Files {
         Self { root: root.to_owned(), seen }
     }
 
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.seen.keys().map(PathBuf::as_path)
+    }
+
     /// Waits until files are saved, made or removed: their names.
     pub(super) async fn changed(&mut self) -> Vec<String> {
         loop {

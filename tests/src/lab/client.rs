@@ -25,6 +25,9 @@ use super::pki::Credential;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// How long a broken connection may take to say why.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// What a caller saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Got {
@@ -145,8 +148,7 @@ impl Caller {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| Got::from_error(&e))?;
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Http { sender: Sender::One(sender), driver })
+        Ok(Http { sender: Sender::One(sender), driver: tokio::spawn(connection), ended: None })
     }
 
     /// An HTTP/2 connection (prior knowledge).
@@ -159,8 +161,7 @@ impl Caller {
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await
                 .map_err(|e| Got::from_error(&e))?;
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Http { sender: Sender::Two(sender), driver })
+        Ok(Http { sender: Sender::Two(sender), driver: tokio::spawn(connection), ended: None })
     }
 
     /// The echo service over a connection of its own.
@@ -234,7 +235,10 @@ pub fn request(method: Method, path: &str) -> Request<Bytes> {
 #[derive(Debug)]
 pub struct Http {
     sender: Sender,
-    driver: JoinHandle<()>,
+    /// Moves the bytes; it alone learns why a connection broke.
+    driver: JoinHandle<hyper::Result<()>>,
+    /// What it said when it ended.
+    ended: Option<Got>,
 }
 
 #[derive(Debug)]
@@ -249,7 +253,10 @@ impl Http {
         let exchange = async {
             let response = self.open(request).await?;
             let status = response.status().as_u16();
-            let body = response.into_body().collect().await.map_err(|e| Got::from_error(&e))?.to_bytes();
+            let body = match response.into_body().collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) => return Err(self.broken(&error).await),
+            };
             Ok(Answer { got: Got::Status(status), body: String::from_utf8_lossy(&body).into_owned() })
         };
         match tokio::time::timeout(ANSWER, exchange).await {
@@ -279,15 +286,37 @@ impl Http {
                 }
                 let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
                 parts.uri = path.parse().expect("it was part of a URI");
-                sender.ready().await.map_err(|e| Got::from_error(&e))?;
-                sender.send_request(Request::from_parts(parts, Full::new(body))).await
+                match sender.ready().await {
+                    Ok(()) => sender.send_request(Request::from_parts(parts, Full::new(body))).await,
+                    Err(error) => Err(error),
+                }
             }
-            Sender::Two(sender) => {
-                sender.ready().await.map_err(|e| Got::from_error(&e))?;
-                sender.send_request(Request::from_parts(parts, Full::new(body))).await
-            }
+            Sender::Two(sender) => match sender.ready().await {
+                Ok(()) => sender.send_request(Request::from_parts(parts, Full::new(body))).await,
+                Err(error) => Err(error),
+            },
         };
-        sent.map_err(|e| Got::from_error(&e))
+        match sent {
+            Ok(response) => Ok(response),
+            Err(error) => Err(self.broken(&error).await),
+        }
+    }
+
+    /// Why an exchange failed: what the connection ended with if it did, else `error`.
+    async fn broken(&mut self, error: &hyper::Error) -> Got {
+        if let Some(ended) = self.ended {
+            return ended;
+        }
+        // A reset stream leaves an HTTP/2 connection open.
+        let Ok(ended) = tokio::time::timeout(LAST_WORDS, &mut self.driver).await else {
+            return Got::from_error(error);
+        };
+        let got = match ended {
+            Ok(Err(cause)) => Got::from_error(&cause),
+            _ => Got::from_error(error),
+        };
+        self.ended = Some(got);
+        got
     }
 
     /// Whether the connection can take another request.

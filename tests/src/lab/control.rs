@@ -53,7 +53,8 @@ impl ControlPlane {
         until("the control plane is ready", async || {
             let ended = self.process.as_mut().and_then(Process::ended);
             ensure!(ended.is_none(), "the control plane ended: {ended:?}");
-            Ok((self.monitoring("/ready").await.got == Got::Status(200)).then_some(()))
+            let ready = self.monitoring("/ready").await.got == Got::Status(200);
+            Ok((ready && self.state.join("root-cert.pem").is_file()).then_some(()))
         })
         .await
     }
