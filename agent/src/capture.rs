@@ -74,9 +74,9 @@ impl Plan {
         self.proxy_uid
     }
 
-    /// Users that may ask for certificates.
+    /// Users that may ask for certificates: root, we, and last whoever Envoy runs as.
     pub(crate) fn allowed_uids(&self) -> Vec<u32> {
-        let mut uids = vec![nix::unistd::geteuid().as_raw()];
+        let mut uids = vec![0, nix::unistd::geteuid().as_raw()];
         uids.extend(self.proxy_uid);
         uids
     }

@@ -6,27 +6,34 @@ mod service;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
-use tokio::net::{UnixListener, UnixStream};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server as GrpcServer;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Status};
 
 pub(crate) use secrets::{KeyPair, Secrets};
 
 /// Streams of one connection, bytes of one request: Envoy needs two small ones.
 const STREAMS: u32 = 64;
 const MESSAGE_BYTES: usize = 64 << 10;
+const HEADER_BYTES: u32 = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SdsError {
     #[error("{} is there and is no socket", .0.display())]
     Taken(PathBuf),
+    #[error("another agent serves certificates on {}", .0.display())]
+    InUse(PathBuf),
     #[error("cannot serve certificates on {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
 }
@@ -39,7 +46,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds `path`, replacing a socket that an earlier agent left. Only `uids` may connect.
+    /// Binds `path` (0600), replacing a socket that an earlier agent left. Only processes of `uids` are answered;
+    /// the last of them gets the socket.
     pub(crate) fn bind(
         path: &Path,
         uids: Vec<u32>,
@@ -47,50 +55,48 @@ impl Server {
     ) -> Result<Self, SdsError> {
         let error = |source| SdsError::Listen { path: path.to_owned(), source };
         match fs::symlink_metadata(path) {
-            Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path).map_err(error)?,
+            // Only a socket that nobody listens on is a left-over.
+            Ok(meta) if meta.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
+                Ok(_) => return Err(SdsError::InUse(path.to_owned())),
+                Err(_) => fs::remove_file(path).map_err(error)?,
+            },
             Ok(_) => return Err(SdsError::Taken(path.to_owned())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(error(e)),
         }
         let listener = UnixListener::bind(path).map_err(error)?;
-        // The folder is 0700; the uid check below is what decides.
-        let mode = if uids.len() > 1 { 0o666 } else { 0o600 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(error)?;
+        // The folder may be the other user's: a name in it is never followed elsewhere.
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink).map_err(|e| error(e.into()))?;
+        std::os::unix::fs::lchown(path, uids.last().copied(), None).map_err(error)?;
         Ok(Self { listener, uids, secrets })
     }
 
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
         let Self { listener, uids, secrets } = self;
-        let incoming = UnixListenerStream::new(listener).filter(move |connection| match connection {
-            Ok(stream) => allowed(stream, &uids),
-            Err(_) => true,
-        });
         let service = SecretDiscoveryServiceServer::new(service::Service::new(secrets, stop.clone()))
             .max_decoding_message_size(MESSAGE_BYTES);
+        // An accept that fails (no descriptors left) is tonic's to retry.
         GrpcServer::builder()
             .max_concurrent_streams(STREAMS)
-            .add_service(service)
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .http2_max_header_list_size(HEADER_BYTES)
+            .add_service(InterceptedService::new(service, move |request| allowed(request, &uids)))
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
             .await
     }
 }
 
-/// Whether the process at the other end may have our keys, by the kernel's word.
-fn allowed(stream: &UnixStream, uids: &[u32]) -> bool {
-    match stream.peer_cred() {
-        Ok(peer) if uids.contains(&peer.uid()) => true,
-        Ok(peer) => {
-            tracing::warn!(
-                uid = peer.uid(),
-                pid = peer.pid(),
-                "a process of another user asked for certificates: refused"
-            );
-            false
+/// Lets through only what a process of `uids` sent, by the kernel's word (SO_PEERCRED).
+fn allowed(request: Request<()>, uids: &[u32]) -> Result<Request<()>, Status> {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    match peer {
+        Some(peer) if uids.contains(&peer.uid()) => Ok(request),
+        Some(peer) => {
+            let (uid, pid) = (peer.uid(), peer.pid());
+            tracing::warn!(uid, pid, "a process of another user asked for certificates: refused");
+            Err(Status::permission_denied(format!("certificates are not for user {uid}")))
         }
-        Err(error) => {
-            tracing::warn!(%error, "a process whose user is not known asked for certificates: refused");
-            false
-        }
+        None => Err(Status::permission_denied("certificates are not for a user that is not known")),
     }
 }
 

@@ -94,7 +94,7 @@ impl SecretDiscoveryService for Service {
 }
 
 /// What one stream asked for and got. Sans I/O.
-trait Subscription: Send + 'static {
+pub(super) trait Subscription: Send + 'static {
     type Request: Send + 'static;
     type Answer: Send + 'static;
     fn request(&mut self, request: Self::Request, secrets: &Secrets) -> Result<Option<Self::Answer>, Status>;
@@ -115,16 +115,18 @@ fn refused(error: Option<&envoy_types::pb::google::rpc::Status>) {
 }
 
 #[derive(Debug, Default)]
-struct Sotw {
+pub(super) struct Sotw {
     names: BTreeSet<String>,
     sent: Vec<Any>,
 }
 
 impl Sotw {
-    /// All that was asked for, once all of it is there and different from what was sent.
+    /// What was asked for and is there, if it is different from what was sent.
     fn answer(&mut self, secrets: &Secrets) -> Option<DiscoveryResponse> {
-        let resources: Option<Vec<Any>> = self.names.iter().map(|name| secrets.get(name)).collect();
-        let resources = resources.filter(|r| !r.is_empty() && *r != self.sent)?;
+        let resources: Vec<Any> = self.names.iter().filter_map(|name| secrets.get(name)).collect();
+        if resources.is_empty() || resources == self.sent {
+            return None;
+        }
         self.sent.clone_from(&resources);
         let version = secrets.version().to_string();
         Some(DiscoveryResponse {
