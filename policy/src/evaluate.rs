@@ -26,7 +26,8 @@ pub use token::Refusal;
 pub struct Decision {
     pub verdict: Verdict,
     pub deciding: Deciding,
-    /// Providers of the CUSTOM rules that match, by name: the verdict holds if all of them allow.
+    /// Providers of the CUSTOM rules that match, by name: the verdict holds if all of them allow. On TCP also those of
+    /// HTTP type, which Envoy cannot ask there (semantics §4.4); which type a provider has is not known here.
     pub consulted: Vec<Arc<str>>,
     /// The AUDIT rule that flags the request.
     pub audited: Option<String>,
@@ -47,7 +48,7 @@ pub enum Verdict {
 pub enum Deciding {
     /// STRICT on this port, and the peer has no verified identity. Set by this PeerAuthentication.
     Mtls(Option<ObjectName>),
-    /// The token was refused, or a required one is missing (401, not 403).
+    /// The token was refused, or a required one is missing.
     Token(Refusal),
     /// A DENY rule, by name.
     Deny(String),

@@ -285,7 +285,8 @@ fn tokens_are_checked_before_policies_see_them() {
     );
     let with = |jwt: Vec<JwtRule>| EffectivePolicy { jwt, ..policy(None, Some(vec![by_token.clone()])) };
     let token = with_token(&json!({"iss": "i", "sub": "s", "aud": ["x", "y"]}));
-    let not_accepted = Deciding::Token(Refusal::NotAccepted { issuer: "i".into() });
+    let not_accepted = Deciding::Token(Refusal::Issuer("i".into()));
+    let not_for_us = Deciding::Token(Refusal::Audience { issuer: "i".into() });
     let audience = |aud: &str| JwtRule { audiences: vec![aud.into()], ..jwt("i") };
     let required = |issuer: &str| JwtRule { presence: Presence::Required, ..jwt(issuer) };
     let missing = |issuer: &str| Deciding::Token(Refusal::Missing { issuer: issuer.into() });
@@ -297,9 +298,13 @@ fn tokens_are_checked_before_policies_see_them() {
         (vec![jwt("")], &token, allow("token")),
         (vec![jwt("j")], &token, not_accepted.clone()),
         (vec![jwt("j"), jwt("i")], &token, allow("token")),
-        (vec![closed.clone()], &token, not_accepted.clone()),
+        (vec![closed.clone()], &token, not_accepted),
         (vec![audience("x")], &token, allow("token")),
-        (vec![audience("z")], &token, not_accepted),
+        (vec![audience("https://y/")], &token, allow("token")),
+        (vec![audience("z")], &token, not_for_us.clone()),
+        (vec![audience("X")], &token, not_for_us.clone()),
+        (vec![audience("z"), jwt("j")], &token, not_for_us),
+        (vec![audience("z"), jwt("i")], &token, allow("token")),
         (vec![jwt("i")], &get("/"), Deciding::DefaultDeny),
         (vec![closed], &get("/"), Deciding::DefaultDeny),
         (vec![required("i")], &get("/"), missing("i")),

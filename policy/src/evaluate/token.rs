@@ -29,21 +29,32 @@ impl Token {
     }
 }
 
-/// Why a request is answered 401.
+/// Why a request is refused before any policy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No rule takes tokens of this issuer for this audience, or its keys cannot be had.
-    NotAccepted { issuer: String },
+    /// No rule takes tokens of this issuer, or its keys cannot be had.
+    Issuer(String),
+    /// The issuer is known, but the token is for somebody else.
+    Audience { issuer: String },
     /// `presence: REQUIRED`, and there is no token of this issuer.
     Missing { issuer: String },
+}
+
+impl Refusal {
+    /// The HTTP status that Envoy answers.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Issuer(_) | Self::Missing { .. } => 401,
+            Self::Audience { .. } => 403,
+        }
+    }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotAccepted { issuer } => {
-                write!(f, "no RequestAuthentication accepts the token of {issuer:?}")
-            }
+            Self::Issuer(issuer) => write!(f, "no RequestAuthentication accepts tokens of {issuer:?}"),
+            Self::Audience { issuer } => write!(f, "the token of {issuer:?} is for another audience"),
             Self::Missing { issuer } => write!(f, "a token of {issuer:?} is required"),
         }
     }
@@ -55,32 +66,63 @@ pub(super) fn authenticate(rules: &[JwtRule], request: &Request) -> Result<Optio
         return Ok(None);
     }
     let claims = request.claims.as_ref();
-    let accepts = |rule: &&JwtRule| claims.is_some_and(|claims| accepts(rule, claims));
-    let required = || rules.iter().filter(|rule| rule.presence == Presence::Required);
-    if let Some(rule) = required().find(|rule| !accepts(rule)) {
-        return Err(Refusal::Missing { issuer: rule.issuer.clone() });
+    let mut accepting = None;
+    for rule in rules.iter().filter(|rule| rule.presence == Presence::Required) {
+        let missing = || Refusal::Missing { issuer: rule.issuer.clone() };
+        match check(rule, claims.ok_or_else(missing)?) {
+            // All of them verify, and the last one writes last.
+            Ok(()) => accepting = Some(rule),
+            Err(Refusal::Issuer(_)) => return Err(missing()),
+            Err(refusal) => return Err(refusal),
+        }
     }
     let Some(claims) = claims else { return Ok(None) };
-    // Alternatives stop at the first that verifies; of required rules all do, and the last one writes last.
-    match required().next_back().or_else(|| rules.iter().find(accepts)) {
-        Some(rule) => Ok(Some(Token { claims: normalise(rule, claims), taken: taken(rule, request) })),
-        None => Err(Refusal::NotAccepted { issuer: issuer(claims).to_owned() }),
+    let rule = accepting.map_or_else(|| first(rules, claims), Ok)?;
+    Ok(Some(Token { claims: normalise(rule, claims), taken: taken(rule, request) }))
+}
+
+/// Alternatives stop at the first rule that accepts.
+fn first<'r>(rules: &'r [JwtRule], claims: &Map<String, Value>) -> Result<&'r JwtRule, Refusal> {
+    let mut refusal = Refusal::Issuer(issuer(claims).to_owned());
+    for rule in rules {
+        match check(rule, claims) {
+            Ok(()) => return Ok(rule),
+            // Says more than that other issuers are not this one.
+            Err(audience @ Refusal::Audience { .. }) => refusal = audience,
+            Err(_) => {}
+        }
     }
+    Err(refusal)
 }
 
 fn issuer(claims: &Map<String, Value>) -> &str {
     claims.get("iss").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn accepts(rule: &JwtRule, claims: &Map<String, Value>) -> bool {
-    let audience = |value: &Value| value.as_str().is_some_and(|a| rule.audiences.iter().any(|b| a == b));
+fn check(rule: &JwtRule, claims: &Map<String, Value>) -> Result<(), Refusal> {
+    let unknown = || Refusal::Issuer(issuer(claims).to_owned());
+    if !rule.issuer.is_empty() && rule.issuer != issuer(claims) {
+        return Err(unknown());
+    }
+    let ours =
+        |value: &Value| value.as_str().is_some_and(|a| rule.audiences.iter().any(|b| bare(a) == bare(b)));
     let for_us = match claims.get("aud") {
         _ if rule.audiences.is_empty() => true,
-        Some(Value::Array(list)) => list.iter().any(audience),
-        Some(one) => audience(one),
+        Some(Value::Array(list)) => list.iter().any(ours),
+        Some(one) => ours(one),
         None => false,
     };
-    rule.jwks != Jwks::RefuseAll && (rule.issuer.is_empty() || rule.issuer == issuer(claims)) && for_us
+    if !for_us {
+        return Err(Refusal::Audience { issuer: issuer(claims).to_owned() });
+    }
+    if rule.jwks == Jwks::RefuseAll { Err(unknown()) } else { Ok(()) }
+}
+
+/// Envoy compares audiences without scheme and trailing slash.
+fn bare(audience: &str) -> &str {
+    let rest =
+        audience.strip_prefix("https://").or_else(|| audience.strip_prefix("http://")).unwrap_or(audience);
+    rest.strip_suffix('/').unwrap_or(rest)
 }
 
 /// A browser's question before the request carries no token, and is let through to be answered.
