@@ -19,8 +19,11 @@ fn countersign() -> PathBuf {
 
 /// Caller, call, answer and principle, as columns; times and places, which differ from run to run, left out.
 fn table(envoy: &Path) -> String {
-    let output =
-        Command::new(countersign()).args(["demo", "-o", "json", "--envoy"]).arg(envoy).output().expect("runs");
+    let output = Command::new(countersign())
+        .args(["demo", "-o", "json", "--envoy"])
+        .arg(envoy)
+        .output()
+        .expect("runs");
     let text = String::from_utf8_lossy(&output.stdout);
     let report: serde_json::Value = serde_json::from_str(&text)
         .unwrap_or_else(|e| panic!("no report ({e}): {}", String::from_utf8_lossy(&output.stderr)));
@@ -48,7 +51,11 @@ fn the_readmes_show_what_a_run_prints() {
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(&path, format!("{}{table}{}", &text[..start], &text[end..])).expect("written");
         } else {
-            assert_eq!(&text[start..end], table, "{name} is out of date: BLESS=1 cargo test -p tests --test readme");
+            assert_eq!(
+                &text[start..end],
+                table,
+                "{name} is out of date: BLESS=1 cargo test -p tests --test readme"
+            );
         }
     }
 }

@@ -18,8 +18,7 @@ pub enum ResourceType {
 }
 
 impl ResourceType {
-    pub const ALL: [Self; 5] =
-        [Self::Cluster, Self::Endpoint, Self::Extension, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoint, Self::Extension, Self::Listener, Self::Route];
 
     pub fn type_url(self) -> &'static str {
         match self {
