@@ -120,6 +120,7 @@ impl Lab {
         let control = ControlPlane::new(network.namespace("control")?, folder, &logs)?;
         let outside = network.namespace("outside")?;
         control.mesh(MESH)?;
+        let envoy = within_reach(&envoy, &folder.join("envoy"))?;
         Ok(Self { network, control, outside, envoy, logs, local: None, pods: Vec::new() })
     }
 
@@ -306,6 +307,14 @@ impl Lab {
             println!("---- {} ----\n{}", process.name, process.tail(40));
         }
     }
+}
+
+/// Shows `program` at `here` as well: Envoy runs as a user who may not enter the folder it lies in.
+fn within_reach(program: &Path, here: &Path) -> Result<PathBuf> {
+    std::fs::write(here, "")?;
+    let status = std::process::Command::new("mount").arg("--bind").args([program, here]).status()?;
+    anyhow::ensure!(status.success(), "mount --bind {} {}: {status}", program.display(), here.display());
+    Ok(here.to_owned())
 }
 
 /// Polls until `ask` gives a value.

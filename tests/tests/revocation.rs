@@ -94,6 +94,29 @@ fn an_unaffected_stream_survives_a_hundred_changes() {
     });
 }
 
+/// A stream that is open was judged at its headers: without a wish for drain it goes on after its right is gone.
+#[test]
+fn an_open_stream_keeps_its_verdict_where_no_drain_is_asked_for() {
+    lab::run(here!(), async |lab| {
+        lab.save("allow.yaml", &allow("allow", &["a", "b"], ""))?;
+        let app = app(lab).await?;
+        let on = lab[app].on(8080);
+        let a = lab.caller(lab.identity("default", "a")?);
+        let mut streaming = a.http2(on).await.expect("HTTP/2");
+        let mut stream =
+            streaming.open(get("/stream?count=0&interval=20")).await.expect("a stream").into_body();
+        lab.save("allow.yaml", &allow("allow", &["b"], ""))?;
+        lab.becomes(DENIED, async |_| a.get(on, "/").await.got).await?;
+        assert_eq!(streaming.get("/").await.got, DENIED, "a new request on the same connection");
+        // Well beyond the time in which a drained listener would be gone.
+        let until = std::time::Instant::now() + Duration::from_secs(4);
+        while std::time::Instant::now() < until {
+            ensure!(next(&mut stream, SILENCE).await?.is_some(), "the stream was cut");
+        }
+        Ok(())
+    });
+}
+
 /// Where the policy asks for drain, an open stream of a caller that lost its right is cut.
 #[test]
 fn on_revoke_drain_cuts_the_stream() {

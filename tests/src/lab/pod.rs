@@ -1,7 +1,9 @@
 //! Pods: a namespace, the application, and an agent with its Envoy in front of it.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -241,7 +243,8 @@ impl Pod {
             .output()
             .context("countersign join-token")?;
         ensure!(output.status.success(), "join-token create: {}", String::from_utf8_lossy(&output.stderr));
-        std::fs::write(folder.join("join-token"), output.stdout)?;
-        Ok(())
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(folder.join("join-token"))?;
+        Ok(file.write_all(&output.stdout)?)
     }
 }
