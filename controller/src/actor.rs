@@ -316,11 +316,11 @@ impl Actor {
         }
         let snapshots = self.publisher.subscribe(key).map_err(|refusal| {
             self.metrics.refused.inc();
-            tracing::warn!(node = %proxy.node, peer = %proxy.peer, %refusal, "stream refused");
+            tracing::warn!(node = ?proxy.node, peer = %proxy.peer, refusal = ?refusal.to_string(), "stream refused");
             Denied::Refused(refusal)
         })?;
         if let Some(warning) = VersionFloor::warning(proxy.envoy_version) {
-            tracing::warn!(node = %proxy.node, "{warning}");
+            tracing::warn!(node = ?proxy.node, "{warning}");
         }
         self.count(&proxy, 1);
         let id = self.sessions.open(Session::new(key.clone(), proxy, snapshots.clone(), journal));

@@ -263,7 +263,7 @@ impl Publisher {
             }
             Err(refusal) => {
                 // Dropping the sender ends the sessions; their Envoys keep what they have.
-                tracing::info!(workload = %key.workload, %refusal, "ending the sessions of a proxy");
+                tracing::info!(workload = ?key.workload.to_string(), refusal = ?refusal.to_string(), "ending the sessions of a proxy");
                 return false;
             }
         };

@@ -105,7 +105,7 @@ impl Events for Listener {
                 self.metrics.rejected(kind);
                 let resource = resource.map(|(name, _)| name);
                 tracing::warn!(
-                    node = %self.node, kind = kind.short(), ?resource, error = %message,
+                    node = ?self.node, kind = kind.short(), ?resource, error = ?message,
                     "a proxy refused a resource; it keeps what it had"
                 );
                 journal.nacked(kind, Nack { resource, error: message });

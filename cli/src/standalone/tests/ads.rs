@@ -231,3 +231,18 @@ async fn a_workload_that_is_deleted_loses_its_stream_and_not_its_policy() {
     let proxy = plane.report().await.proxies.pop().unwrap();
     assert!(!proxy.registered && !proxy.warnings.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stops_in_time_with_streams_open_and_ends_them() {
+    let plane = Plane::start(&[("shop.yaml", SHOP)]).await;
+    ready(&plane).await;
+    let mut orders = connected(&plane, "orders-1.shop").await;
+    let idle = tokio::net::TcpStream::connect(plane.running.addresses.secure.unwrap()).await.unwrap();
+    let Plane { folder: _folder, running } = plane;
+    running.tasks.stop().cancel();
+    let start = Instant::now();
+    running.tasks.run(runtime::Signals::new().unwrap(), Duration::from_secs(10)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    while orders.next(None).await.is_ok() {}
+    drop(idle);
+}
