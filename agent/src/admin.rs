@@ -15,6 +15,8 @@ const MAX_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Everything after the status line, as it came (headers, chunk sizes): to be searched, not to be parsed.
+    pub(crate) rest: String,
 }
 
 /// Sends `method path` and waits for the answer.
@@ -30,7 +32,8 @@ pub(crate) async fn request(socket: &Path, method: &str, path: &str) -> io::Resu
         Ok::<_, io::Error>(answer)
     };
     let answer = tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let line = answer.split(|b| *b == b'\r').next().unwrap_or_default();
-    let status = std::str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1)?.parse().ok());
-    Ok(Answer { status: status.ok_or(io::ErrorKind::InvalidData)? })
+    let answer = String::from_utf8_lossy(&answer);
+    let (line, rest) = answer.split_once("\r\n").ok_or(io::ErrorKind::InvalidData)?;
+    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok(Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, rest: rest.to_owned() })
 }

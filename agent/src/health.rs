@@ -26,6 +26,8 @@ pub(crate) struct Health {
     failures: AtomicU64,
     renewal_alert: AtomicBool,
     envoy_live: AtomicBool,
+    /// Envoy has an xDS stream. Not needed for readiness: without a control plane all goes on as it was.
+    xds_connected: AtomicBool,
     envoy_restarts: AtomicU64,
     last_failure: Mutex<String>,
 }
@@ -114,6 +116,11 @@ impl prometheus_client::collector::Collector for Collector {
                 "Envoy runs and has its configuration",
                 health.envoy_live.load(Ordering::Relaxed).into(),
             ),
+            (
+                "countersign_agent_xds_connected",
+                "Envoy is connected to the control plane",
+                health.xds_connected.load(Ordering::Relaxed).into(),
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
@@ -148,6 +155,10 @@ pub(crate) async fn watch(
         let live =
             admin::request(&admin_socket, "GET", "/ready").await.is_ok_and(|answer| answer.status == 200);
         health.envoy_live.store(live, Ordering::Relaxed);
+        let stats =
+            admin::request(&admin_socket, "GET", "/stats?filter=^control_plane.connected_state$").await;
+        let connected = stats.is_ok_and(|answer| answer.rest.contains("control_plane.connected_state: 1"));
+        health.xds_connected.store(connected, Ordering::Relaxed);
         let ready = health.ready();
         if ready.is_ok() != was_ready {
             was_ready = ready.is_ok();

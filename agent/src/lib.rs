@@ -17,6 +17,8 @@ mod schedule;
 mod sds;
 mod state;
 mod supervisor;
+#[cfg(test)]
+mod testing;
 
 pub use args::{AgentArgs, App, AppAddress, CaptureMode, ServiceUpstream, XdsProtocol};
 pub use renewal::{AGENT_OUTAGE_BUDGET, WORKLOAD_OUTAGE_BUDGET};

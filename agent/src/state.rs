@@ -26,7 +26,6 @@ pub(crate) struct State {
     pub(crate) sds_socket: PathBuf,
     pub(crate) admin_socket: PathBuf,
     pub(crate) bootstrap: PathBuf,
-    pub(crate) pid_file: PathBuf,
     /// Key and chain in one file: they are replaced together or not at all.
     credential: PathBuf,
 }
@@ -34,17 +33,19 @@ pub(crate) struct State {
 impl State {
     /// Makes the folders. The one that Envoy uses belongs to `proxy_uid` if it is not our own.
     pub(crate) fn open(args: &AgentArgs, proxy_uid: Option<u32>) -> Result<Self, StateError> {
-        let shared = folder_of(&args.sds_socket);
+        // Absolute: an Envoy that is left behind is known by the path of its bootstrap.
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let sds_socket = absolute(&args.sds_socket);
+        let shared = folder_of(&sds_socket);
         private_dir(&shared, proxy_uid)?;
-        let own = args.state.clone().unwrap_or_else(|| shared.clone());
+        let own = args.state.as_deref().map_or_else(|| shared.clone(), absolute);
         if own != shared {
             private_dir(&own, None)?;
         }
         Ok(Self {
-            sds_socket: args.sds_socket.clone(),
+            sds_socket,
             admin_socket: shared.join("envoy-admin.sock"),
             bootstrap: shared.join("envoy-bootstrap.json"),
-            pid_file: own.join("envoy.pid"),
             credential: own.join("agent-svid.pem"),
         })
     }
@@ -176,7 +177,6 @@ mod tests {
             sds_socket: PathBuf::new(),
             admin_socket: PathBuf::new(),
             bootstrap: PathBuf::new(),
-            pid_file: PathBuf::new(),
             credential: dir.path().join("agent-svid.pem"),
         };
         assert!(state.credential().expect("nothing yet").is_none());

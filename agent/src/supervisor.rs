@@ -27,6 +27,8 @@ const STABLE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// Older ones have known ways round RBAC.
 const FLOOR: (u32, u32, u32) = (1, 39, 1);
+/// Follows `-c FILE`; by all three a process is known to be our Envoy.
+const NO_HOT_RESTART: &str = "--disable-hot-restart";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnvoyError {
@@ -77,7 +79,6 @@ fn version(text: &str) -> Option<(u32, u32, u32)> {
 pub(crate) struct Supervisor {
     envoy: Envoy,
     bootstrap: PathBuf,
-    pid_file: PathBuf,
     admin_socket: PathBuf,
     log: Option<PathBuf>,
     concurrency: u32,
@@ -98,7 +99,6 @@ impl Supervisor {
         Self {
             envoy,
             bootstrap,
-            pid_file: state.pid_file.clone(),
             admin_socket: state.admin_socket.clone(),
             log: args.envoy_log.clone(),
             concurrency: args.concurrency,
@@ -144,7 +144,7 @@ impl Supervisor {
         command
             .arg("-c")
             .arg(&self.bootstrap)
-            .args(["--disable-hot-restart", "--drain-strategy", "immediate", "-l", "warning"])
+            .args([NO_HOT_RESTART, "--drain-strategy", "immediate", "-l", "warning"])
             // Access logs are read by people and by `countersign demo`: not ten seconds late.
             .args(["--file-flush-interval-msec", "50"])
             .args(["--concurrency", &self.concurrency.to_string()])
@@ -157,16 +157,7 @@ impl Supervisor {
         }
         let name = || self.envoy.0.display().to_string();
         let child = command.spawn().map_err(|error| EnvoyError::Missing(name(), error))?;
-        if let Some(pid) = child.id() {
-            crate::state::write_private(&self.pid_file, pid.to_string().as_bytes(), None).map_err(|_| {
-                EnvoyError::File {
-                    what: "cannot write",
-                    path: self.pid_file.clone(),
-                    source: std::io::Error::last_os_error(),
-                }
-            })?;
-            tracing::info!(pid, "Envoy started");
-        }
+        tracing::info!(pid = child.id(), "Envoy started");
         Ok(child)
     }
 
@@ -193,8 +184,11 @@ impl Supervisor {
 
     /// Lets connections finish, then ends Envoy.
     async fn drain(&self, child: &mut Child) {
-        let asked = admin::request(&self.admin_socket, "POST", "/drain_listeners?graceful&skip_exit").await;
-        if asked.is_ok() {
+        // Clients are told to go elsewhere (connection: close, GOAWAY) while what is under way finishes.
+        let failing = admin::request(&self.admin_socket, "POST", "/healthcheck/fail").await;
+        let draining =
+            admin::request(&self.admin_socket, "POST", "/drain_listeners?graceful&skip_exit").await;
+        if failing.is_ok() && draining.is_ok() {
             tracing::info!(seconds = self.drain_time, "Envoy drains");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(self.drain_time)) => {}
@@ -209,33 +203,37 @@ impl Supervisor {
             tracing::warn!("Envoy does not end: killed");
             let _ = child.kill().await;
         }
-        let _ = std::fs::remove_file(&self.pid_file);
     }
 
     /// Ends an Envoy that an agent which was killed left behind; it has protected the workload until now.
     async fn end_left_over(&self) -> Result<(), EnvoyError> {
-        let Some(pid) =
-            std::fs::read_to_string(&self.pid_file).ok().and_then(|text| text.trim().parse::<i32>().ok())
-        else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + GRACE;
-        let mut signal = Signal::SIGTERM;
-        while runs(pid, &self.bootstrap) {
-            tracing::info!(pid, "ending the Envoy of an earlier agent");
-            let _ = kill(Pid::from_raw(pid), signal);
-            let waited = Instant::now();
-            while runs(pid, &self.bootstrap) && waited.elapsed() < GRACE / 5 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            signal = Signal::SIGKILL;
-            if Instant::now() > deadline {
-                return Err(EnvoyError::Stubborn(pid));
+        for pid in left_overs(&self.bootstrap) {
+            let deadline = Instant::now() + GRACE;
+            let mut signal = Signal::SIGTERM;
+            while runs(pid, &self.bootstrap) {
+                tracing::info!(pid, "ending the Envoy of an earlier agent");
+                let _ = kill(Pid::from_raw(pid), signal);
+                let waited = Instant::now();
+                while runs(pid, &self.bootstrap) && waited.elapsed() < GRACE / 5 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                signal = Signal::SIGKILL;
+                if Instant::now() > deadline {
+                    return Err(EnvoyError::Stubborn(pid));
+                }
             }
         }
-        let _ = std::fs::remove_file(&self.pid_file);
         Ok(())
     }
+}
+
+/// Envoys with our bootstrap. Looked for among all processes: a pid in a file may be missing or somebody else's by now.
+fn left_overs(bootstrap: &Path) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| runs(*pid, bootstrap))
+        .collect()
 }
 
 /// A pipe whose content goes to our stderr, until the other end is closed.
@@ -246,28 +244,18 @@ fn relay() -> std::io::Result<OwnedFd> {
     Ok(writer.into())
 }
 
-/// Whether process `pid` is an Envoy with our bootstrap: a pid alone may have been given to something else.
+/// Whether process `pid` is an Envoy that was started with our bootstrap, here and not in another container.
 fn runs(pid: i32, bootstrap: &Path) -> bool {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    command.split(|byte| *byte == 0).any(|word| word == bootstrap.as_os_str().as_encoded_bytes())
+    let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+    let ours = [b"-c", bootstrap.as_os_str().as_encoded_bytes(), NO_HOT_RESTART.as_bytes()];
+    let here = |kind: &str| {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+        // What the kernel does not show is not known to be elsewhere.
+        of(&pid.to_string()).is_none_or(|theirs| Some(theirs) == of("self"))
+    };
+    words.windows(ours.len()).any(|found| found == ours) && here("mnt") && here("net")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read() {
-        let text = "\n/x/envoy  version: 6eb0d2d97489/1.39.3/Clean/RELEASE/BoringSSL\n";
-        assert_eq!(version(text), Some((1, 39, 3)));
-        assert_eq!(version("h/1.40.0-dev/Modified/DEBUG/BoringSSL"), Some((1, 40, 0)));
-        assert_eq!(version("something else"), None);
-    }
-
-    #[test]
-    fn only_a_process_with_our_bootstrap_is_ours() {
-        let me = i32::try_from(std::process::id()).expect("small");
-        assert!(!runs(me, Path::new("/nowhere/bootstrap.json")));
-        assert!(!runs(i32::MAX, Path::new("/nowhere/bootstrap.json")));
-    }
-}
+mod tests;

@@ -1,25 +1,16 @@
-use std::path::PathBuf;
 use std::process::Command;
 
-use clap::Parser;
-
 use super::*;
-
-#[derive(Parser)]
-struct Wrapper {
-    #[command(flatten)]
-    agent: AgentArgs,
-}
+use crate::testing::{arguments, envoys};
 
 fn made(capture: &str, extra: &[&str]) -> (tempfile::TempDir, Value) {
     let dir = tempfile::tempdir().expect("a folder");
     let sds = dir.path().join("sds/sds.sock");
     let sds = sds.to_str().expect("UTF-8");
-    let mut line =
-        vec!["agent", "--trust-bundle", "b", "--workload", "shop/orders", "--address", "127.0.10.3"];
+    let mut line = vec!["--trust-bundle", "b", "--workload", "shop/orders", "--address", "127.0.10.3"];
     line.extend(["--capture", capture, "--sds-socket", sds]);
     line.extend(extra);
-    let args = Wrapper::try_parse_from(line).expect("valid").agent;
+    let args = arguments(&line);
     let plan = Plan::new(&args).expect("a plan");
     let state = State::open(&args, None).expect("folders");
     let value = bootstrap(&args, &state, "spiffe://cluster.local/ns/istio-system/sa/countersign", &plan);
@@ -40,18 +31,11 @@ fn says_who_it_is_and_what_it_wants() {
     assert_eq!(value["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
 }
 
-/// Every Envoy that `scripts/get-envoy` has put into the project.
-fn envoys() -> Vec<PathBuf> {
-    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/envoy");
-    let versions = std::fs::read_dir(cache).into_iter().flatten().flatten();
-    versions.map(|version| version.path().join("envoy")).filter(|envoy| envoy.is_file()).collect()
-}
-
 #[test]
 fn every_envoy_accepts_it() {
     let found = envoys();
     if found.is_empty() {
-        println!("skipped: no Envoy in .cache/envoy (scripts/get-envoy fetches one)");
+        return println!("skipped: no Envoy in .cache/envoy (scripts/get-envoy fetches one)");
     }
     for (capture, extra) in
         [("none", &["--app", "80=unix:/a.sock"][..]), ("nft", &["--server", "cp.example:15012"][..])]

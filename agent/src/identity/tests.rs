@@ -12,7 +12,6 @@ use api::istio::v1::auth::istio_certificate_service_server::{
 };
 use api::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use authn::{ClientTrust, tls};
-use clap::Parser;
 use spiffe::{Authority as Root, Mint, SigningRequest, Usage};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -99,12 +98,6 @@ struct Scene {
     address: String,
 }
 
-#[derive(Parser)]
-struct Wrapper {
-    #[command(flatten)]
-    agent: AgentArgs,
-}
-
 fn new_root() -> Root {
     let domain = "cluster.local".parse().expect("a domain");
     let start = OffsetDateTime::now_utc() - time::Duration::DAY;
@@ -153,12 +146,12 @@ impl Scene {
     fn start(&self, token: bool) -> Life {
         let (bundle, sds, token_file) =
             (self.file("root.pem"), self.file("sds/sds.sock"), self.file("token"));
-        let mut line = vec!["agent", "--server", &self.address, "--trust-bundle", &bundle];
+        let mut line = vec!["--server", &self.address, "--trust-bundle", &bundle];
         line.extend(["--workload", "shop/orders", "--capture", "none", "--sds-socket", &sds]);
         if token {
             line.extend(["--join-token-file", &token_file]);
         }
-        let args = Wrapper::try_parse_from(line).expect("valid").agent;
+        let args = crate::testing::arguments(&line);
         let state = State::open(&args, None).expect("folders");
         let trust = Trust::load(&args).expect("a bundle");
         assert_eq!(trust.server_id.as_str(), SERVER);
