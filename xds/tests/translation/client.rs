@@ -8,9 +8,9 @@ use policy::{EffectivePolicy, MtlsMode};
 use xds::build::{Capture, Outbound, OutboundService, ProxyShape, Upstream};
 
 use super::accepted::service;
+use super::bed::{AUTO, Bed, HTTP, TCP};
 use super::envoy::Envoy;
 use super::net;
-use super::traffic::{AUTO, Bed, HTTP, TCP};
 
 struct Client {
     envoy: Envoy,

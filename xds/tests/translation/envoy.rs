@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::pki::Identity;
 use super::serve::Server;
 
@@ -46,6 +48,16 @@ impl Envoy {
             .spawn()
             .unwrap();
         Some(Self { child, dir, server })
+    }
+
+    /// What the admin interface says about `path`.
+    pub(crate) async fn admin(&self, path: &str) -> String {
+        let mut stream = tokio::net::UnixStream::connect(self.dir.path().join("admin")).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     /// E.g. `1.39.3`.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::google::protobuf::Any;
-use mesh::{InboundPort, MeshConfig, Protocol, Workload, WorkloadKind};
-use policy::{Atom, Clause, EffectivePolicy, EffectiveRule, ObjectName};
+use mesh::{InboundPort, Protocol, Workload, WorkloadKind};
+use policy::{Atom, Clause, EffectiveRule, ObjectName};
 use prost::Message;
-use xds::build::{AppAddress, Capture, Inbound, ProxyShape};
+use xds::build::{AppAddress, Capture, ProxyShape};
 use xds::{Resource, ResourceType};
 
 use super::serve::Resources;
@@ -39,18 +39,6 @@ pub(crate) fn bound(ports: &[InboundPort], app: SocketAddr, inline_policy: bool)
 
 pub(crate) fn ports(ports: &[(u16, Protocol)]) -> Vec<InboundPort> {
     ports.iter().map(|(port, protocol)| InboundPort { port: *port, protocol: *protocol }).collect()
-}
-
-/// Own resources, and the outbound ones that every proxy has.
-pub(crate) fn own(
-    mesh: &MeshConfig,
-    workload: &Workload,
-    ports: &[InboundPort],
-    policy: &EffectivePolicy,
-    shape: &ProxyShape,
-) -> Resources {
-    let providers = BTreeMap::new();
-    xds::build::own(&Inbound { mesh, workload, ports, policy, shape, providers: &providers })
 }
 
 /// A rule of policy `foo/NAME` that is the AND of clauses with a single atom each.

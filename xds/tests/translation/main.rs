@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test panics, and says when it is skipped")]
 
 mod accepted;
+mod bed;
 mod client;
+mod custom;
 mod envoy;
 mod fixtures;
 mod golden;
+mod matchers;
 mod net;
 mod pki;
 #[allow(dead_code, reason = "shared with the unit tests")]

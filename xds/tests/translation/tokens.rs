@@ -7,8 +7,8 @@ use policy::{Atom, EffectivePolicy, Jwks, JwtRule, Presence, RequestPrincipal, S
 use serde_json::json;
 
 use super::accepted::jwt;
+use super::bed::{Bed, HTTP};
 use super::fixtures;
-use super::traffic::{Bed, HTTP};
 
 /// An issuer with its key, made at run time.
 struct Issuer {

@@ -1,94 +1,10 @@
 //! Decisions of a real Envoy under what is generated.
 
-use std::net::SocketAddr;
-
-use mesh::{InboundPort, MeshConfig, Protocol};
 use policy::{Atom, EffectivePolicy, MtlsMode, StringMatch};
 
-use super::envoy::Envoy;
-use super::pki::{Ca, Identity};
-use super::serve::Resources;
+use super::bed::{AUTO, Bed, HTTP, MESH_HTTP, MESH_TCP, TCP};
+use super::pki::Ca;
 use super::{fixtures, net};
-
-pub(crate) const HTTP: u16 = 8080;
-pub(crate) const AUTO: u16 = 8081;
-pub(crate) const TCP: u16 = 8082;
-const MESH_HTTP: [&str; 3] = ["istio-http/1.1", "istio", "http/1.1"];
-const MESH_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
-
-/// One workload behind one Envoy, without redirection, and a client that may be anyone.
-pub(crate) struct Bed {
-    pub(crate) ca: Ca,
-    pub(crate) client: Identity,
-    mesh: MeshConfig,
-    ports: Vec<InboundPort>,
-    pub(crate) address: std::net::IpAddr,
-    app: SocketAddr,
-    envoy: Envoy,
-    inline: bool,
-}
-
-impl Bed {
-    pub(crate) async fn new() -> Option<Self> {
-        let ca = Ca::new();
-        let own = ca.issue(&["spiffe://cluster.local/ns/foo/sa/test"]);
-        let envoy = Envoy::start(&own, &ca.pem).await?;
-        Some(Self {
-            client: ca.issue(&["spiffe://cluster.local/ns/foo/sa/client"]),
-            ca,
-            mesh: MeshConfig { access_log_file: "/dev/stderr".into(), ..MeshConfig::default() },
-            ports: fixtures::ports(&[(HTTP, Protocol::Http), (AUTO, Protocol::Auto), (TCP, Protocol::Tcp)]),
-            address: net::own_address(),
-            app: net::app().await,
-            envoy,
-            inline: false,
-        })
-    }
-
-    pub(crate) async fn enforce(&self, policy: &EffectivePolicy) {
-        self.envoy.server.publish(self.resources(policy)).await.unwrap_or_else(|e| panic!("refused: {e:#?}"));
-        for port in &self.ports {
-            net::opens(self.at(port.port)).await;
-        }
-    }
-
-    fn resources(&self, policy: &EffectivePolicy) -> Resources {
-        let workload = fixtures::workload(&[self.address]);
-        let shape = fixtures::bound(&self.ports, self.app, self.inline);
-        fixtures::own(&self.mesh, &workload, &self.ports, policy, &shape)
-    }
-
-    fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address, port)
-    }
-
-    async fn http(&self, port: u16, identity: Option<&Identity>, path: &str) -> Result<u16, String> {
-        self.http_with(port, identity, path, "").await.map(|(status, _)| status)
-    }
-
-    pub(crate) async fn http_with(
-        &self,
-        port: u16,
-        identity: Option<&Identity>,
-        path: &str,
-        headers: &str,
-    ) -> Result<(u16, String), String> {
-        let stream = match identity {
-            Some(identity) => net::tls(self.at(port), Some(identity), &MESH_HTTP).await,
-            None => net::plain(self.at(port)).await,
-        };
-        net::http(&mut stream.map_err(|e| e.to_string())?, "GET", path, headers).await
-    }
-
-    async fn tcp(&self, port: u16, identity: Option<&Identity>) -> bool {
-        let stream = match identity {
-            Some(identity) => net::tls(self.at(port), Some(identity), &MESH_TCP).await,
-            None => net::plain(self.at(port)).await,
-        };
-        let Ok(mut stream) = stream else { return false };
-        net::echo(&mut stream).await
-    }
-}
 
 fn allow_paths(prefix: &str) -> EffectivePolicy {
     let mut policy = EffectivePolicy::default();
