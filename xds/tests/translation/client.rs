@@ -10,7 +10,7 @@ use xds::build::{Capture, Outbound, OutboundService, ProxyShape, Upstream};
 use super::accepted::service;
 use super::bed::{AUTO, Bed, HTTP, TCP};
 use super::envoy::Envoy;
-use super::net;
+use super::{fixtures, net};
 
 struct Client {
     envoy: Envoy,
@@ -131,4 +131,38 @@ async fn endpoints_without_mtls() {
     let (status, seen) = client.get("shop").await;
     assert_eq!(status, 200);
     assert!(!seen.contains("spiffe://"), "{seen}");
+}
+
+/// A redirected client sniffs an undeclared port: HTTP/1.1 and HTTP/2 arrive at the server's HTTP chain (the ALPN that
+/// the filter state offers), other bytes at its TCP chain. The redirection itself is what `tests/lab` tries.
+#[tokio::test]
+async fn an_undeclared_port_is_sniffed_on_both_sides() {
+    let Some(server) = Bed::new().await else { return };
+    let Some(client) = Client::new(&server).await else { return };
+    // Only HTTP can be allowed by this, and only with an identity.
+    let mut policy = EffectivePolicy::default();
+    policy.mtls.mode = MtlsMode::Strict;
+    let path = policy::Atom::Path(policy::PathMatch::Plain(policy::StringMatch::parse("/*")));
+    let caller = policy::Atom::Principal(policy::StringMatch::parse("*/sa/client"));
+    policy.allow.enforced = Some(vec![fixtures::rule("http", &[path], &[caller])]);
+    server.enforce(&policy).await;
+    let shape = xds::build::SharedShape { captured: true, ipv6: false };
+    let mesh = MeshConfig { access_log_file: "/dev/stderr".into(), ..MeshConfig::default() };
+    let shop = shop(&server);
+    let all = xds::build::service(&mesh, &shop, shape);
+    let (all, bound) = fixtures::bound_for_real(all, client.address);
+    let sniffing = bound[&format!("{}_81", server.address)];
+    client.envoy.server.publish(all).await.unwrap();
+    net::opens(sniffing).await;
+    let mut stream = net::plain(sniffing).await.unwrap();
+    let (status, seen) = net::http(&mut stream, "GET", "/", "").await.unwrap();
+    assert_eq!(status, 200);
+    assert!(seen.contains("URI=spiffe://cluster.local/ns/foo/sa/client"), "{seen}");
+    assert_eq!(net::http2_status(sniffing).await, 200);
+    let mut stream = net::plain(sniffing).await.unwrap();
+    assert!(!net::echo(&mut stream).await);
+    policy.allow.enforced = None;
+    server.enforce(&policy).await;
+    let mut stream = net::plain(sniffing).await.unwrap();
+    assert!(net::echo(&mut stream).await);
 }

@@ -57,26 +57,46 @@ pub(crate) fn rule(name: &str, permissions: &[Atom], principals: &[Atom]) -> Eff
 
 /// The same resources with the listeners that really bind a wildcard port moved to free ports of `address`.
 pub(crate) fn elsewhere(resources: Resources, address: IpAddr) -> Resources {
+    move_listeners(resources, address, |listener| listener.bind_to_port.as_ref().is_none_or(|b| b.value)).0
+}
+
+/// The same resources with the listeners that only take over redirected connections made to bind a port of `address`, and
+/// where each of them then is.
+pub(crate) fn bound_for_real(
+    resources: Resources,
+    address: IpAddr,
+) -> (Resources, BTreeMap<String, SocketAddr>) {
+    move_listeners(resources, address, |listener| listener.bind_to_port.take().is_some_and(|b| !b.value))
+}
+
+fn move_listeners(
+    resources: Resources,
+    address: IpAddr,
+    wanted: impl Fn(&mut Listener) -> bool,
+) -> (Resources, BTreeMap<String, SocketAddr>) {
+    let mut moved = BTreeMap::new();
     let mut port = 20000;
-    resources
-        .into_iter()
-        .map(|(kind, resource)| {
-            if kind != ResourceType::Listener {
-                return (kind, resource);
+    let mut edit = |(kind, resource): (ResourceType, Resource)| {
+        if kind != ResourceType::Listener {
+            return (kind, resource);
+        }
+        let any = Any::decode(&*resource.any).unwrap();
+        let mut listener = Listener::decode(&*any.value).unwrap();
+        if !wanted(&mut listener) {
+            return (kind, resource);
+        }
+        let others = listener.additional_addresses.iter_mut().filter_map(|a| a.address.as_mut());
+        for at in listener.address.as_mut().into_iter().chain(others) {
+            if let Some(address::Address::SocketAddress(socket)) = &mut at.address {
+                socket.address = address.to_string();
+                socket.port_specifier = Some(socket_address::PortSpecifier::PortValue(port.into()));
+                moved.entry(listener.name.clone()).or_insert(SocketAddr::new(address, port));
+                port += 1;
             }
-            let any = Any::decode(&*resource.any).unwrap();
-            let mut listener = Listener::decode(&*any.value).unwrap();
-            let bound = listener.bind_to_port.as_ref().is_none_or(|b| b.value);
-            let others = listener.additional_addresses.iter_mut().filter_map(|a| a.address.as_mut());
-            for at in listener.address.as_mut().into_iter().chain(others).filter(|_| bound) {
-                if let Some(address::Address::SocketAddress(socket)) = &mut at.address {
-                    socket.address = address.to_string();
-                    socket.port_specifier = Some(socket_address::PortSpecifier::PortValue(port));
-                    port += 1;
-                }
-            }
-            let any = Any { type_url: any.type_url, value: listener.encode_to_vec() };
-            (kind, Resource::new(resource.name, any.encode_to_vec().into()))
-        })
-        .collect()
+        }
+        let any = Any { type_url: any.type_url, value: listener.encode_to_vec() };
+        (kind, Resource::new(resource.name, any.encode_to_vec().into()))
+    };
+    let resources = resources.into_iter().map(&mut edit).collect();
+    (resources, moved)
 }

@@ -32,6 +32,10 @@ pub(crate) async fn app() -> SocketAddr {
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 let mut buffer = [0; 4096];
+                let mut first = [0; 3];
+                if stream.peek(&mut first).await.is_ok() && &first == b"PRI" {
+                    return http2(stream).await;
+                }
                 while let Ok(n) = stream.read(&mut buffer).await {
                     if n == 0 {
                         return;
@@ -55,6 +59,14 @@ pub(crate) async fn app() -> SocketAddr {
         }
     });
     address
+}
+
+async fn http2(stream: TcpStream) {
+    let answer = |_| async { Ok::<_, std::convert::Infallible>(hyper::Response::new(String::new())) };
+    let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    let _ = server
+        .serve_connection(hyper_util::rt::TokioIo::new(stream), hyper::service::service_fn(answer))
+        .await;
 }
 
 /// An application that speaks first, and how many connections it has accepted.
@@ -176,6 +188,16 @@ pub(crate) async fn echo(stream: &mut Box<dyn Stream>) -> bool {
     let read = stream.read_exact(&mut buffer);
     matches!(tokio::time::timeout(std::time::Duration::from_secs(10), read).await, Ok(Ok(_)))
         && &buffer == b"hello\n"
+}
+
+/// The status of one HTTP/2 request with prior knowledge.
+pub(crate) async fn http2_status(to: SocketAddr) -> u16 {
+    let stream = hyper_util::rt::TokioIo::new(TcpStream::connect(to).await.unwrap());
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::get("http://test/").body(String::new()).unwrap();
+    sender.send_request(request).await.unwrap().status().as_u16()
 }
 
 /// Waits until the other side closes.
