@@ -94,7 +94,7 @@ pub fn run(test: &str, body: impl AsyncFnOnce(&mut Lab) -> Result<()>) {
     sandbox::enter(test, || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let mut lab = Lab::new(envoy).expect("a network");
+            let mut lab = Lab::new(&envoy).expect("a network");
             if let Err(why) = body(&mut lab).await {
                 lab.show_logs();
                 panic!("{why:?}");
@@ -112,7 +112,7 @@ pub fn envoy_or_skip(test: &str) -> Option<PathBuf> {
 }
 
 impl Lab {
-    fn new(envoy: PathBuf) -> Result<Self> {
+    fn new(envoy: &Path) -> Result<Self> {
         let folder = Path::new(FOLDER);
         let logs = folder.join("logs");
         std::fs::create_dir_all(&logs)?;
@@ -120,7 +120,7 @@ impl Lab {
         let control = ControlPlane::new(network.namespace("control")?, folder, &logs)?;
         let outside = network.namespace("outside")?;
         control.mesh(MESH)?;
-        let envoy = within_reach(&envoy, &folder.join("envoy"))?;
+        let envoy = within_reach(envoy, &folder.join("envoy"))?;
         Ok(Self { network, control, outside, envoy, logs, local: None, pods: Vec::new() })
     }
 
