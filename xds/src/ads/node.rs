@@ -28,6 +28,8 @@ pub enum NodeKind {
 pub enum NodeError {
     #[error("the first request carries no node")]
     Missing,
+    #[error("a node id of more than {MAX_ID_BYTES} bytes")]
+    TooLong,
     #[error("node id {0:?} is not TYPE~IP~NAME.NAMESPACE~DOMAIN")]
     Format(String),
     #[error("node type {0:?} is not served; known: sidecar, router")]
@@ -37,9 +39,15 @@ pub enum NodeError {
 }
 
 impl NodeId {
-    /// Reads `node.id`; the address falls back to metadata `INSTANCE_IPS`, the namespace to `NAMESPACE`.
+    /// Reads `node.id`. As with Istio, metadata `INSTANCE_IPS` and `NAMESPACE` come before what the id says of them.
+    ///
+    /// # Errors
+    /// If the id has another form, names a type that is not served, or no address is to be found.
     pub fn parse(node: &Node) -> Result<Self, NodeError> {
-        let id: String = node.id.chars().take(MAX_ID_BYTES).collect();
+        if node.id.len() > MAX_ID_BYTES {
+            return Err(NodeError::TooLong);
+        }
+        let id = node.id.clone();
         let parts: Vec<&str> = id.split('~').collect();
         let [kind, address, name, domain] = parts[..] else { return Err(NodeError::Format(id)) };
         let kind = match kind {
@@ -47,9 +55,8 @@ impl NodeId {
             "router" => NodeKind::Router,
             other => return Err(NodeError::Kind(other.to_owned())),
         };
-        let instance = text(node, "INSTANCE_IPS");
-        let first = instance.and_then(|ips| ips.split(',').next()).map(str::trim);
-        let address = address.parse().ok().or_else(|| first.and_then(|ip| ip.parse().ok()));
+        let instance = text(node, "INSTANCE_IPS").unwrap_or_default();
+        let address = instance.split(',').chain([address]).find_map(|ip| ip.trim().parse().ok());
         let Some(address) = address else { return Err(NodeError::Address(id)) };
         // A pod's name may hold dots, a namespace may not.
         let (name, from_id) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -89,6 +96,9 @@ pub fn envoy_version(node: &Node) -> Option<(u32, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+    use envoy_types::pb::google::protobuf::{Struct, Value};
+
     use super::*;
 
     fn parse(id: &str) -> Result<NodeId, NodeError> {
@@ -101,6 +111,37 @@ mod tests {
         assert_eq!((&*node.name, &*node.namespace), ("web-1", "shop"));
         assert_eq!(&*parse("sidecar~10.0.0.1~a.b.shop~shop.svc.cluster.local").expect("valid").name, "a.b");
         assert_eq!(parse("router~::1~gw.edge~edge.svc.cluster.local").expect("valid").kind, NodeKind::Router);
+    }
+
+    fn with_metadata(id: &str, metadata: &[(&str, &str)]) -> Node {
+        let field = |(key, value): &(&str, &str)| {
+            let value = Value { kind: Some(Kind::StringValue((*value).to_owned())) };
+            ((*key).to_owned(), value)
+        };
+        let metadata = Struct { fields: metadata.iter().map(field).collect() };
+        Node { id: id.to_owned(), metadata: Some(metadata), ..Node::default() }
+    }
+
+    #[test]
+    fn metadata_comes_before_the_id() {
+        let id = "sidecar~10.0.0.1~web.shop~shop.svc.cluster.local";
+        let parse = |metadata: &[(&str, &str)]| NodeId::parse(&with_metadata(id, metadata)).expect("valid");
+        assert_eq!(parse(&[]).address.to_string(), "10.0.0.1");
+        assert_eq!(parse(&[("INSTANCE_IPS", "10.0.0.7,fd00::7")]).address.to_string(), "10.0.0.7");
+        assert_eq!(parse(&[("INSTANCE_IPS", "nonsense, fd00::7")]).address.to_string(), "fd00::7");
+        assert_eq!(parse(&[("INSTANCE_IPS", "")]).address.to_string(), "10.0.0.1");
+        assert_eq!(&*parse(&[("NAMESPACE", "other")]).namespace, "other");
+        assert_eq!(&*parse(&[("NAMESPACE", "")]).namespace, "shop");
+        let nameless = with_metadata("sidecar~~web.shop~x", &[("INSTANCE_IPS", "10.0.0.7")]);
+        assert_eq!(NodeId::parse(&nameless).expect("valid").address.to_string(), "10.0.0.7");
+    }
+
+    #[test]
+    fn versions_are_read_in_both_forms() {
+        let text = UserAgentVersionType::UserAgentVersion("1.39.3".to_owned());
+        let node = Node { user_agent_version_type: Some(text), ..Node::default() };
+        assert_eq!(envoy_version(&node), Some((1, 39, 3)));
+        assert_eq!(envoy_version(&Node::default()), None);
     }
 
     #[test]
@@ -117,5 +158,6 @@ mod tests {
         }
         assert!(matches!(parse("ztunnel~10.0.0.1~a.b~c"), Err(NodeError::Kind(_))));
         assert!(matches!(parse("sidecar~nowhere~a.b~c"), Err(NodeError::Address(_))));
+        assert_eq!(parse(&format!("sidecar~10.0.0.1~{}.b~c", "a".repeat(2000))), Err(NodeError::TooLong));
     }
 }

@@ -126,6 +126,10 @@ pub(super) enum Failure {
     Session(SessionError),
     Busy(&'static str),
     Silent,
+    /// No message of the protocol, or one beyond the limit; or the peer went away.
+    Unreadable(Status),
+    /// The proxy is to have no snapshots any more: its registration changed, or the process stops.
+    Over,
 }
 
 impl From<Failure> for Status {
@@ -145,6 +149,8 @@ impl From<Failure> for Status {
             Failure::Session(error) => (Code::InvalidArgument, error.to_string()),
             Failure::Busy(what) => (Code::ResourceExhausted, what.to_owned()),
             Failure::Silent => (Code::DeadlineExceeded, "no request came".to_owned()),
+            Failure::Unreadable(status) => return status,
+            Failure::Over => (Code::Unavailable, "no longer served here; connect again".to_owned()),
         };
         Self::new(code, message)
     }

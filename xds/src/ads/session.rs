@@ -46,6 +46,8 @@ use state::TypeState;
 const MAX_NAMES: usize = 20_000;
 /// A longer resource name is refused.
 const MAX_NAME_BYTES: usize = 4096;
+/// How versions of what is not to last begin.
+const TRANSITIONAL: &str = "~";
 /// Characters of a proxy's error message that are kept.
 const MAX_ERROR_CHARS: usize = 2000;
 
@@ -67,6 +69,17 @@ pub struct Response {
     pub resources: Vec<Resource>,
     /// Delta only.
     pub removed: Vec<Arc<str>>,
+    /// Holds a step on the way to what the snapshot wants.
+    pub(super) transitional: bool,
+}
+
+impl Response {
+    /// Delta: the version that the proxy is to know `resource` by. It says so if this is only a step on the way: a proxy
+    /// that comes back with another version holds none of those.
+    pub(super) fn version_of(&self, resource: &Resource) -> String {
+        let mark = if self.transitional { TRANSITIONAL } else { "" };
+        format!("{mark}{}", resource.version())
+    }
 }
 
 /// What happened, for status, receipts and metrics.
@@ -173,8 +186,10 @@ impl Session {
         for (name, version) in versions {
             self.resumed |= kind == ResourceType::Cluster;
             let current = self.snapshot.of(kind).get(name).cloned();
-            let same = |r: &Resource| !warming.contains(name) && self.version(kind, r) == version;
-            let holding = current.filter(same).map_or(Holding::Unknown, Holding::Has);
+            let content = version.strip_prefix(TRANSITIONAL).unwrap_or(version);
+            let same = |r: &Resource| !warming.contains(name) && self.version(kind, r) == content;
+            let other = unknown(kind, name, version);
+            let holding = current.filter(same).map_or(other, Holding::Has);
             let name = shared(name, self.snapshot.of(kind));
             self.types[kind as usize].held.set(name, holding);
         }
@@ -206,12 +221,16 @@ impl Session {
             let current = state.version(&wanted) == *version;
             if kind.wildcard() && current {
                 state.held.settle(wanted);
-            } else if !version.is_empty() && !current {
-                // Something is in use while we change it.
-                let names = state.held.names(&wanted);
-                names.into_iter().for_each(|name| state.held.set(name, Holding::Unknown));
             } else {
+                // Also where there is nothing to say: what it has and is not told of has to go.
                 state.must_respond = state.subscription.wildcard;
+                if !version.is_empty() && !current {
+                    // Something is in use while we change it.
+                    let names = state.held.names(&wanted);
+                    names
+                        .into_iter()
+                        .for_each(|name| state.held.set(name.clone(), unknown(kind, &name, version)));
+                }
             }
         }
         Ok(self.flush())
@@ -323,10 +342,18 @@ impl Session {
     fn version_hash(&self, kind: ResourceType, resource: &Resource) -> u64 {
         let cluster = || self.types[ResourceType::Cluster as usize].told(&resource.name);
         match kind {
-            ResourceType::Endpoint => resource.hash ^ cluster().unwrap_or_default(),
+            // Turned, so that equal hashes do not cancel out.
+            ResourceType::Endpoint => resource.hash ^ cluster().unwrap_or_default().rotate_left(17),
             _ => resource.hash,
         }
     }
+}
+
+/// What a proxy holds that comes back with `version`, which is not the one that it is to have.
+fn unknown(kind: ResourceType, name: &str, version: &str) -> Holding {
+    let passive =
+        kind == ResourceType::Extension && name == sequence::AUDIT_SLOT && !version.starts_with(TRANSITIONAL);
+    if passive { Holding::Maybe(None) } else { Holding::Unknown }
 }
 
 /// `name`, as one copy for all sessions if there is such a resource.

@@ -71,7 +71,7 @@ impl Wire for DiscoveryResponse {
     const VARIANT: Variant = Variant::Sotw;
 
     fn from_response(response: Response, identifier: &str) -> Self {
-        let Response { kind, nonce, version, resources, removed: _ } = response;
+        let Response { kind, nonce, version, resources, removed: _, transitional: _ } = response;
         Self {
             version_info: version,
             resources: resources.into_iter().map(|r| r.any).collect(),
@@ -86,15 +86,16 @@ impl Wire for DeltaDiscoveryResponse {
     const VARIANT: Variant = Variant::Delta;
 
     fn from_response(response: Response, identifier: &str) -> Self {
-        let Response { kind, nonce, version, resources, removed } = response;
-        let wrap = |r: crate::Resource| DeltaResource {
-            version: r.version(),
-            resource: r.any,
+        let wrap = |r: &crate::Resource| DeltaResource {
+            version: response.version_of(r),
+            resource: r.any.clone(),
             name: r.name.to_string(),
         };
+        let resources = response.resources.iter().map(wrap).collect();
+        let Response { kind, nonce, version, resources: _, removed, transitional: _ } = response;
         Self {
             system_version_info: version,
-            resources: resources.into_iter().map(wrap).collect(),
+            resources,
             type_url: kind.type_url().to_owned(),
             nonce,
             removed_resources: removed.iter().map(|name| name.to_string()).collect(),
@@ -121,6 +122,7 @@ mod tests {
             version: "v".to_owned(),
             resources: vec![resource],
             removed: vec!["gone".into()],
+            transitional: false,
         };
         (response, any)
     }

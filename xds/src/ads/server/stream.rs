@@ -67,7 +67,7 @@ pub(super) fn open<S: Snapshots, M: Message>(
             outcome = serve(&ads, peer, requests, &tx) => {
                 if let Err(failure) = outcome {
                     let status = Status::from(failure);
-                    tracing::info!(code = ?status.code(), reason = status.message(), "ADS stream refused");
+                    tracing::info!(code = ?status.code(), reason = status.message(), "ADS stream ended");
                     // The peer may be gone already.
                     let _ = tx.send(Err(status)).await;
                 }
@@ -89,7 +89,7 @@ async fn serve<S: Snapshots, M: Message>(
 ) -> Result<(), Failure> {
     let _place: Place = ads.admission.admit(&peer)?;
     let first = timeout(ads.limits.first_message, requests.message()).await.map_err(|_| Failure::Silent)?;
-    let Ok(Some(mut first)) = first else { return Ok(()) };
+    let Some(mut first) = first.map_err(Failure::Unreadable)? else { return Ok(()) };
     let node = first.node().ok_or(Failure::Node(node::NodeError::Missing))?;
     let proxy = Proxy {
         id: NodeId::parse(&node).map_err(Failure::Node)?,
@@ -122,11 +122,11 @@ async fn serve<S: Snapshots, M: Message>(
         tokio::select! {
             // A peer's request first: it may be the ACK that a waiting change needs.
             biased;
-            message = requests.message() => match message {
-                Ok(Some(message)) => request = Some(message),
-                Ok(None) | Err(_) => return Ok(()),
+            message = requests.message() => match message.map_err(Failure::Unreadable)? {
+                Some(message) => request = Some(message),
+                None => return Ok(()),
             },
-            changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+            changed = snapshots.changed() => changed.map_err(|_| Failure::Over)?,
         }
     }
 }

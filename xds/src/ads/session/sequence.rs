@@ -10,7 +10,9 @@
 //! A proxy that comes from another control plane (or from before a restart) holds a DENY slot that cannot be read back,
 //! so there is no union. Then the new policy is put in front of whatever is in use: the AUDIT slot, which decides
 //! nothing, enforces the new ALLOW rules; then DENY = new; then the others; then AUDIT = new. Every state on the way
-//! admits a part of what the old policy or of what the new one admits; whom both admit never notices.
+//! admits a part of what the old policy or of what the new one admits; whom both admit never notices. Only if the AUDIT
+//! slot is already taken by such a guard for another policy (the stream broke within these steps, and the policy
+//! changed once more), DENY refuses everything for as long as it takes to change the others.
 //!
 //! A slot that the proxy refuses keeps its last good content. If that is DENY, no other slot in use changes either: an
 //! ALLOW policy that became a DENY policy would otherwise be gone without the DENY being there. If it is another slot,
@@ -28,7 +30,8 @@ use crate::build::rbac::{self, DENY_SLOT};
 use crate::resource::{Layers, Resource};
 
 const ALLOW_SLOT: &str = "inbound.rbac.allow";
-const AUDIT_SLOT: &str = "inbound.rbac.audit";
+/// Decides nothing, so it can take a guard.
+pub(super) const AUDIT_SLOT: &str = "inbound.rbac.audit";
 
 /// A resource that is not what the snapshot wants.
 #[derive(Clone, Debug)]
@@ -72,7 +75,7 @@ pub(super) fn step(
 /// The differences in slots that a listener uses.
 struct Used<'a> {
     deny: Option<&'a Difference>,
-    /// An AUDIT slot that enforces, or may.
+    /// An AUDIT slot that enforces, or may: a guard that is still there.
     guard: Option<&'a Difference>,
     others: Vec<&'a Difference>,
     wanted: &'a Layers,
@@ -81,12 +84,11 @@ struct Used<'a> {
 
 impl<'a> Used<'a> {
     fn new(used: &[&'a Difference], wanted: &'a Layers, holds: &'a dyn Fn(&str) -> Holding) -> Self {
-        let harmless = |held: &Holding| matches!(held, Holding::Has(r) if !content::enforces(r));
         let mut sorted = Self { deny: None, guard: None, others: Vec::new(), wanted, holds };
         for difference in used {
             match &*difference.name {
                 DENY_SLOT => sorted.deny = Some(difference),
-                AUDIT_SLOT if !harmless(&holds(AUDIT_SLOT)) => sorted.guard = Some(difference),
+                AUDIT_SLOT if !passive(&holds(AUDIT_SLOT)) => sorted.guard = Some(difference),
                 _ => sorted.others.push(difference),
             }
         }
@@ -116,17 +118,17 @@ impl<'a> Used<'a> {
         if pending.is_empty() && !unguarded { self.finish(None) } else { pending }
     }
 
-    /// Nothing else is left to change.
+    /// Nothing else is left to change: DENY, and once that is in force the guard goes.
     fn finish(&self, deny: Option<&Difference>) -> Vec<Change> {
-        let mut last: Vec<Change> = deny.map(Change::from).into_iter().collect();
-        if let Some(guard) = self.guard {
-            match &guard.target {
-                // A guard must not stay because what is to replace it cannot.
-                Some(target) if guard.refused => last.push(on_the_way(content::nothing(AUDIT_SLOT), target)),
-                _ => last.push(guard.into()),
+        let last = match (deny, self.guard) {
+            (Some(deny), _) => Some(deny.into()),
+            // A guard must not stay because what is to replace it cannot.
+            (None, Some(Difference { target: Some(target), refused: true, .. })) => {
+                Some(on_the_way(content::nothing(AUDIT_SLOT), target))
             }
-        }
-        last
+            (None, guard) => guard.map(Change::from),
+        };
+        last.into_iter().collect()
     }
 
     /// DENY and others are to change, and nobody knows what DENY is now.
@@ -136,16 +138,25 @@ impl<'a> Used<'a> {
             return Vec::new();
         }
         let Some(allow) = self.wanted.get(ALLOW_SLOT) else { return vec![deny.into()] };
-        match content::enforce(allow, AUDIT_SLOT) {
-            // The new policy admits all that the new DENY does not deny.
-            Ok(None) => vec![deny.into()],
-            Ok(Some(guard)) => match (self.holds)(AUDIT_SLOT) {
-                Holding::Has(held) if held.hash == guard.hash => vec![deny.into()],
-                Holding::Nothing => vec![on_the_way(content::deny_everything(DENY_SLOT), target)],
-                _ => vec![on_the_way(guard, allow)],
-            },
-            Err(_) => vec![on_the_way(content::deny_everything(DENY_SLOT), target)],
+        let closed = || vec![on_the_way(content::deny_everything(DENY_SLOT), target)];
+        let Ok(guard) = content::enforce(allow, AUDIT_SLOT) else { return closed() };
+        // Without, the new policy admits all that the new DENY does not deny.
+        let Some(guard) = guard else { return vec![deny.into()] };
+        match (self.holds)(AUDIT_SLOT) {
+            Holding::Has(held) if held.hash == guard.hash => vec![deny.into()],
+            Holding::Nothing => closed(),
+            held if passive(&held) => vec![on_the_way(guard, allow)],
+            _ => closed(),
         }
+    }
+}
+
+/// What the AUDIT slot holds decides nothing. A guard is sent alone, so it is never what was refused together with others.
+fn passive(held: &Holding) -> bool {
+    match held {
+        Holding::Has(r) | Holding::Maybe(Some(r)) => !content::enforces(r),
+        Holding::Nothing | Holding::Maybe(None) => true,
+        Holding::Unknown => false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::held::{Held, Holding};
 use super::sequence::{self, Change, Difference};
 use super::subscription::{Subscription, Turn};
-use super::{Response, Variant};
+use super::{Response, TRANSITIONAL, Variant};
 use crate::resource::{Layers, Resource, ResourceType};
 
 /// A response that is not answered yet.
@@ -16,6 +16,8 @@ pub(super) struct Inflight {
     pub(super) nonce: String,
     /// By name.
     sent: Vec<Change>,
+    /// SotW: what went along because the proxy may have had it before this stream.
+    assumed: Vec<Resource>,
     /// The whole difference to `target` of that generation: once acknowledged, the proxy holds exactly that.
     complete: Option<(Layers, u64)>,
 }
@@ -148,8 +150,9 @@ impl TypeState {
     pub(super) fn send(&mut self, plan: Plan, nonce: String, wanted: Layers, generation: u64) -> Response {
         let Plan { changes, complete } = plan;
         self.must_respond = false;
+        let mut assumed = Vec::new();
         let resources: Vec<Resource> = if self.full() {
-            self.world(&wanted, &changes)
+            self.world(&wanted, &changes, &mut assumed)
         } else {
             changes.iter().filter_map(|change| change.resource.clone()).collect()
         };
@@ -159,38 +162,35 @@ impl TypeState {
             }
             Variant::Sotw => Vec::new(),
         };
+        let transitional = changes.iter().any(|change| change.on_behalf_of.is_some());
         let version = match self.variant {
             Variant::Delta => generation.to_string(),
             // A proxy that comes back with this version has everything; with any other we do not know what it has.
             Variant::Sotw if complete => self.version(&wanted),
-            Variant::Sotw => format!("{}~{nonce}", self.version(&wanted)),
+            Variant::Sotw => format!("{TRANSITIONAL}{nonce}-{}", self.version(&wanted)),
         };
         self.held.begin();
         let complete = complete.then_some((wanted, generation));
-        self.inflight = Some(Inflight { nonce: nonce.clone(), sent: changes, complete });
-        Response { kind: self.kind, nonce, version, resources, removed }
+        self.inflight = Some(Inflight { nonce: nonce.clone(), sent: changes, assumed, complete });
+        Response { kind: self.kind, nonce, version, resources, removed, transitional }
     }
 
     /// SotW, wildcard types: everything the proxy is to have after `changes`, including what is not to change yet.
-    fn world(&self, wanted: &Layers, changes: &[Change]) -> Vec<Resource> {
+    fn world(&self, wanted: &Layers, changes: &[Change], assumed: &mut Vec<Resource>) -> Vec<Resource> {
         let mut world: BTreeMap<Arc<str>, Resource> = BTreeMap::new();
         for name in self.held.names(wanted) {
-            if !self.subscription.covers(&name) {
+            if !self.subscription.covers(&name) || changes.iter().any(|change| change.name == name) {
                 continue;
             }
             match self.held.get(&name) {
                 Holding::Has(resource) | Holding::Maybe(Some(resource)) => drop(world.insert(name, resource)),
                 // To leave it out would remove what the proxy may have.
-                Holding::Unknown => drop(wanted.get(&name).map(|r| world.insert(name, r.clone()))),
+                Holding::Unknown => assumed.extend(wanted.get(&name).cloned()),
                 Holding::Nothing | Holding::Maybe(None) => {}
             }
         }
-        for Change { name, resource, on_behalf_of: _ } in changes {
-            match resource {
-                Some(resource) => drop(world.insert(name.clone(), resource.clone())),
-                None => drop(world.remove(name)),
-            }
-        }
+        let changed = changes.iter().filter_map(|change| change.resource.as_ref());
+        world.extend(changed.chain(&*assumed).map(|r| (r.name.clone(), r.clone())));
         world.into_values().collect()
     }
 
@@ -220,14 +220,16 @@ impl TypeState {
 
     /// Returns the generation that is now in force, if all of it is.
     pub(super) fn acknowledged(&mut self, inflight: Inflight) -> Option<u64> {
-        let Inflight { nonce: _, sent, complete } = inflight;
-        for Change { name, .. } in &sent {
+        let Inflight { nonce: _, sent, assumed, complete } = inflight;
+        let assumed = assumed.into_iter().map(|r| (r.name.clone(), Some(r)));
+        let applied: Vec<_> = sent.into_iter().map(|c| (c.name, c.resource)).chain(assumed).collect();
+        for (name, _) in &applied {
             self.suspects.retain(|suspect| suspect != name);
             self.refused.remove(name);
             self.refused_steps.remove(name);
         }
         let Some((target, generation)) = complete else {
-            self.held.applied(sent.into_iter().map(|c| (c.name, c.resource)));
+            self.held.applied(applied.into_iter());
             return None;
         };
         self.suspects.clear();
@@ -238,17 +240,15 @@ impl TypeState {
 
     /// Returns the resource to blame (and its version) if it was alone.
     pub(super) fn refused(&mut self, inflight: Inflight) -> Option<(Arc<str>, String)> {
-        let Inflight { nonce: _, sent, complete: _ } = inflight;
+        let Inflight { nonce: _, sent, assumed, complete: _ } = inflight;
         self.held.abandoned();
+        let unknown = |c: &Change| matches!(self.held.get(&c.name), Holding::Unknown);
+        if self.full() && (!assumed.is_empty() || sent.iter().any(unknown)) {
+            return self.refused_with_unknown(&sent, &assumed);
+        }
         if let [change] = &sent[..] {
             self.suspects.retain(|suspect| *suspect != change.name);
             return Some(self.blame(change));
-        }
-        let unknown = |c: &Change| matches!(self.held.get(&c.name), Holding::Unknown);
-        if self.full() && sent.iter().any(unknown) {
-            // To try one by one would mean to leave out, and so to remove, what the proxy has from before this stream.
-            sent.iter().for_each(|change| drop(self.blame(change)));
-            return None;
         }
         for change in &sent {
             let doubted = match self.held.get(&change.name) {
@@ -261,6 +261,19 @@ impl TypeState {
         }
         self.suspects = sent.into_iter().map(|change| change.name).collect();
         None
+    }
+
+    /// SotW: what the proxy has from before this stream was in question too. To try one by one would mean to leave out, and
+    /// so to remove, what it has; so all of it waits for other content. Envoy takes what is good of clusters and
+    /// listeners also when it refuses, so they are in use, most likely.
+    fn refused_with_unknown(&mut self, sent: &[Change], assumed: &[Resource]) -> Option<(Arc<str>, String)> {
+        let mut blamed = None;
+        for change in sent {
+            blamed = Some(self.blame(change));
+            let now = if change.resource.is_some() { Holding::Unknown } else { Holding::Nothing };
+            self.held.set(change.name.clone(), now);
+        }
+        blamed.filter(|_| sent.len() == 1 && assumed.is_empty())
     }
 
     /// `change` is not tried again.

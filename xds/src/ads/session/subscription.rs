@@ -103,6 +103,8 @@ mod tests {
         names.iter().map(|name| Arc::from(*name))
     }
 
+    type Names<'a> = &'a [&'a str];
+
     fn covered(subscription: &Subscription) -> (bool, Vec<&str>) {
         (subscription.wildcard, subscription.names().map(|n| &**n).collect())
     }
@@ -111,26 +113,26 @@ mod tests {
     #[test]
     fn an_empty_list_means_everything_only_until_something_was_named() {
         let mut sotw = Subscription::default();
-        let steps: [(&[&str], (bool, &[&str])); 5] = [
-            (&[], (true, &[])),
-            (&["*", "A"], (true, &["A"])),
-            (&["A"], (false, &["A"])),
-            (&[], (false, &[])),
-            (&[], (false, &[])),
+        let steps: [(Names<'_>, bool, Names<'_>); 5] = [
+            (&[], true, &[]),
+            (&["*", "A"], true, &["A"]),
+            (&["A"], false, &["A"]),
+            (&[], false, &[]),
+            (&[], false, &[]),
         ];
-        for (names, (wildcard, left)) in steps {
+        for (names, wildcard, left) in steps {
             sotw.begin(true, !names.is_empty());
             sotw.replace(true, arcs(names));
             assert_eq!(covered(&sotw), (wildcard, left.to_vec()), "{names:?}");
         }
         let mut delta = Subscription::default();
-        let steps: [(&[&str], &[&str], (bool, &[&str])); 4] = [
-            (&[], &[], (true, &[])),
-            (&["A"], &[], (true, &["A"])),
-            (&[], &["*"], (false, &["A"])),
-            (&[], &["A"], (false, &[])),
+        let steps: [(Names<'_>, Names<'_>, bool, Names<'_>); 4] = [
+            (&[], &[], true, &[]),
+            (&["A"], &[], true, &["A"]),
+            (&[], &["*"], false, &["A"]),
+            (&[], &["A"], false, &[]),
         ];
-        for (add, drop, (wildcard, left)) in steps {
+        for (add, drop, wildcard, left) in steps {
             delta.begin(true, !add.is_empty());
             delta.change(true, arcs(add), arcs(drop));
             assert_eq!(covered(&delta), (wildcard, left.to_vec()), "+{add:?} -{drop:?}");

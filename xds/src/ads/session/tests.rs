@@ -1,4 +1,5 @@
 //! Transcripts (`> request`, `< response`, `= event`) and a client model under random interleavings.
 
 mod model;
+mod slots;
 mod transcript;

@@ -13,7 +13,7 @@ use crate::resource::Resource;
 /// A slot `name` that enforces the ALLOW rules of `allow` (its dry-run rules not). `None` if it enforces none.
 pub(super) fn enforce(allow: &Resource, name: &str) -> Result<Option<Resource>, DecodeError> {
     let HttpRbac { rules, .. } = filter(allow)?;
-    Ok(rules.map(|rules| slot(name, HttpRbac { rules: Some(rules), ..HttpRbac::default() })))
+    Ok(rules.map(|rules| slot(name, &HttpRbac { rules: Some(rules), ..HttpRbac::default() })))
 }
 
 /// Whether a slot admits or refuses anybody; one that cannot be read may.
@@ -24,7 +24,7 @@ pub(super) fn enforces(slot: &Resource) -> bool {
 
 /// A slot that decides nothing.
 pub(super) fn nothing(name: &str) -> Resource {
-    slot(name, HttpRbac::default())
+    slot(name, &HttpRbac::default())
 }
 
 /// A slot that refuses every request, for the moment in which nothing better can be known.
@@ -38,7 +38,7 @@ pub(super) fn deny_everything(name: &str) -> Resource {
         action: Action::Deny as i32,
         policies: [("countersign-transition".to_owned(), policy)].into(),
     };
-    slot(name, HttpRbac { rules: Some(rules), ..HttpRbac::default() })
+    slot(name, &HttpRbac { rules: Some(rules), ..HttpRbac::default() })
 }
 
 fn filter(slot: &Resource) -> Result<HttpRbac, DecodeError> {
@@ -46,7 +46,7 @@ fn filter(slot: &Resource) -> Result<HttpRbac, DecodeError> {
     HttpRbac::decode(&*config.typed_config.unwrap_or_default().value)
 }
 
-fn slot(name: &str, filter: HttpRbac) -> Resource {
-    let config = TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(&filter)) };
+fn slot(name: &str, filter: &HttpRbac) -> Resource {
+    let config = TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(filter)) };
     Resource::new(name, Bytes::from(any(&config).encode_to_vec()))
 }

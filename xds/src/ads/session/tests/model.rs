@@ -1,222 +1,185 @@
-//! A proxy that applies what it is told, under random changes, subscriptions, lost time and refusals: in the end it holds the
-//! subscribed part of the last snapshot, what it refused excepted, and on the way never a mixture of policy slots that was
-//! in no snapshot.
+//! A proxy that behaves like Envoy, under random changes, subscriptions, refusals, lost streams and changes while it is
+//! away: in the end it holds the subscribed part of the last snapshot (what it refused excepted), no cluster is left
+//! aside without its endpoints, and on the way its policy slots never admitted a request that every version of the
+//! policy in question refuses.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod proxy;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use envoy_types::pb::google::rpc::Status;
 use proptest::prelude::*;
 
+use super::slots::{self, Policy};
 use crate::ads::session::{Response, Session, Variant};
 use crate::resource::{Layers, Resource, ResourceType, Snapshot, Table};
+use proxy::Proxy;
 
-/// Content that the proxy refuses.
+/// Content of a listener that the proxy refuses.
 const BAD: u8 = 3;
-const DENY: &str = "inbound.rbac.deny";
-const ALLOW: &str = "inbound.rbac.allow";
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// New content of one resource: type, name, content (`None`: gone).
-    Change(usize, usize, Option<u8>),
-    /// Both policy slots at once.
-    Policy(u8, u8),
-    /// The proxy asks for another set of endpoints.
-    Endpoints(Vec<usize>),
-    /// The proxy answers the oldest unanswered response.
+    /// New content of one listener, cluster or endpoint set: name, content (`None`: gone).
+    Change(ResourceType, usize, Option<u8>),
+    /// All policy slots.
+    Policy(Policy),
+    /// The proxy takes in the oldest response and answers it.
     Answer,
+    /// The proxy asks for a slot once more, as if it had forgotten it.
+    Again(usize),
+    /// The stream breaks after the proxy has taken in so many more responses; things change; it comes back.
+    Reconnect(usize, Option<Policy>, Option<(ResourceType, usize, Option<u8>)>),
+}
+
+fn change() -> impl Strategy<Value = (ResourceType, usize, Option<u8>)> {
+    use ResourceType::{Cluster, Endpoint, Listener};
+    let kind = prop_oneof![Just(Cluster), Just(Endpoint), Just(Listener)];
+    (kind, 0..4usize, proptest::option::weighted(0.8, 0..5u8))
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        3 => (0..2usize, 0..4usize, proptest::option::weighted(0.8, 0..5u8)).prop_map(|(k, n, c)| Step::Change(k, n, c)),
-        2 => (0..3u8, 0..3u8).prop_map(|(d, a)| Step::Policy(d, a)),
-        1 => proptest::collection::vec(0..4usize, 1..4).prop_map(Step::Endpoints),
-        4 => Just(Step::Answer),
+        3 => change().prop_map(|(k, n, c)| Step::Change(k, n, c)),
+        3 => slots::policies().prop_map(Step::Policy),
+        6 => Just(Step::Answer),
+        1 => (0..3usize).prop_map(Step::Again),
+        1 => (0..4usize, proptest::option::of(slots::policies()), proptest::option::of(change()))
+            .prop_map(|(taken, policy, change)| Step::Reconnect(taken, policy, change)),
     ];
     proptest::collection::vec(step, 1..60)
 }
 
-type World = BTreeMap<ResourceType, BTreeMap<String, u8>>;
+/// What a snapshot has, by type and name.
+type World = BTreeMap<ResourceType, BTreeMap<String, Resource>>;
 
 struct Model {
-    variant: Variant,
     session: Session,
     generation: u64,
     wanted: World,
-    held: World,
-    unanswered: VecDeque<Response>,
-    endpoints: BTreeSet<String>,
-    /// Every pair of policy slots that a snapshot had.
-    pairs: BTreeSet<(u8, u8)>,
-    last_nonce: BTreeMap<ResourceType, String>,
-}
-
-fn content(resource: &Resource) -> Option<u8> {
-    // A transitional slot is longer.
-    (resource.any.len() == 1).then(|| resource.any[0])
+    policy: Policy,
+    proxy: Proxy,
+    /// The versions of the policy since the proxy last held one of them completely.
+    in_question: Vec<Policy>,
 }
 
 impl Model {
     fn new(variant: Variant) -> Self {
-        let slots = [(DENY.to_owned(), 0), (ALLOW.to_owned(), 0)];
-        let wanted: World = [(ResourceType::Extension, slots.into())].into();
-        let session = Session::new(variant, Arc::new(Snapshot::new(0)));
+        let policy = Policy::default();
         let mut model = Self {
-            variant,
-            session,
+            session: Session::new(variant, Arc::new(Snapshot::new(0))),
             generation: 0,
-            wanted,
-            held: World::new(),
-            unanswered: VecDeque::new(),
-            endpoints: BTreeSet::new(),
-            pairs: [(0, 0)].into(),
-            last_nonce: BTreeMap::new(),
+            wanted: World::new(),
+            proxy: Proxy::new(variant),
+            in_question: Vec::new(),
+            policy: policy.clone(),
         };
+        model.want_policy(policy);
         model.publish();
-        model.ask(ResourceType::Listener, &[], &[]);
-        model.ask(ResourceType::Extension, &[DENY.to_owned(), ALLOW.to_owned()], &[]);
+        model.connect();
         model
     }
 
-    fn publish(&mut self) {
+    fn want_policy(&mut self, policy: Policy) {
+        self.wanted.insert(ResourceType::Extension, policy.slots());
+        self.in_question.push(policy.clone());
+        self.policy = policy;
+    }
+
+    fn want(&mut self, kind: ResourceType, name: usize, content: Option<u8>) {
+        let resources = self.wanted.entry(kind).or_default();
+        let name = name.to_string();
+        match content {
+            Some(content) => {
+                resources.insert(name.clone(), Resource::new(name, Bytes::copy_from_slice(&[content])))
+            }
+            None => resources.remove(&name),
+        };
+    }
+
+    fn snapshot(&mut self) -> Arc<Snapshot> {
         self.generation += 1;
         let mut snapshot = Snapshot::new(self.generation);
         for (kind, resources) in &self.wanted {
-            let table: Table = resources
-                .iter()
-                .map(|(n, c)| Resource::new(n.as_str(), Bytes::copy_from_slice(&[*c])))
-                .collect();
+            let table: Table = resources.values().cloned().collect();
             *snapshot.of_mut(*kind) = Layers { own: Arc::new(table), ..Layers::default() };
         }
-        let responses = self.session.update(Arc::new(snapshot));
-        self.unanswered.extend(responses);
+        Arc::new(snapshot)
     }
 
-    /// A request that is no answer: in SotW with the whole list of names and the last nonce.
-    fn ask(&mut self, kind: ResourceType, subscribe: &[String], unsubscribe: &[String]) {
-        self.request(kind, subscribe, unsubscribe, String::new(), None);
+    fn publish(&mut self) {
+        let snapshot = self.snapshot();
+        let responses = self.session.update(snapshot);
+        self.proxy.receive(responses);
     }
 
-    fn request(
-        &mut self,
-        kind: ResourceType,
-        subscribe: &[String],
-        unsubscribe: &[String],
-        nonce: String,
-        error: Option<Status>,
-    ) {
-        let type_url = kind.type_url().to_owned();
-        let responses = if self.variant == Variant::Delta {
-            self.session.delta(&DeltaDiscoveryRequest {
-                type_url,
-                resource_names_subscribe: subscribe.to_vec(),
-                resource_names_unsubscribe: unsubscribe.to_vec(),
-                response_nonce: nonce,
-                error_detail: error,
-                ..Default::default()
-            })
-        } else {
-            let names: Vec<String> = match kind {
-                ResourceType::Listener => Vec::new(),
-                ResourceType::Endpoint => self.endpoints.iter().cloned().collect(),
-                _ => vec![DENY.to_owned(), ALLOW.to_owned()],
-            };
-            let nonce = if nonce.is_empty() {
-                self.last_nonce.get(&kind).cloned().unwrap_or_default()
-            } else {
-                nonce
-            };
-            let request = DiscoveryRequest {
-                type_url,
-                resource_names: names,
-                response_nonce: nonce,
-                error_detail: error,
-                ..Default::default()
-            };
-            self.session.sotw(&request)
-        };
-        self.unanswered.extend(responses.expect("within limits"));
+    /// A new stream. Returns what came of the first requests.
+    fn connect(&mut self) -> Vec<Response> {
+        let snapshot = self.snapshot();
+        self.session = Session::new(self.proxy.variant, snapshot);
+        self.proxy.connected();
+        let session = &mut self.session;
+        let responses: Vec<Response> =
+            self.proxy.first_requests().into_iter().flat_map(|r| r.send(session)).collect();
+        self.proxy.receive(responses.clone());
+        responses
     }
 
     fn answer(&mut self) {
-        let Some(response) = self.unanswered.pop_front() else { return };
-        let kind = response.kind;
-        self.last_nonce.insert(kind, response.nonce.clone());
-        let bad =
-            response.resources.iter().any(|r| kind == ResourceType::Listener && content(r) == Some(BAD));
-        let held = self.held.entry(kind).or_default();
-        if !bad {
-            if self.variant == Variant::Sotw && kind == ResourceType::Listener {
-                held.clear();
-            }
-            for name in &response.removed {
-                held.remove(&**name);
-            }
+        let policies = &self.in_question;
+        let requests = self.proxy.take_in(&mut |slots| slots::check(slots, policies));
+        let session = &mut self.session;
+        let responses: Vec<Response> = requests.into_iter().flat_map(|r| r.send(session)).collect();
+        self.proxy.receive(responses);
+        let all = self.proxy.slots() == self.wanted.get(&ResourceType::Extension);
+        if all && !self.proxy.expects(ResourceType::Extension) {
+            self.in_question = vec![self.policy.clone()];
         }
-        // A proxy that refuses may still have taken what came before the culprit.
-        for resource in response
-            .resources
-            .iter()
-            .take_while(|r| kind != ResourceType::Listener || content(r) != Some(BAD))
-        {
-            if kind == ResourceType::Endpoint && !self.endpoints.contains(&*resource.name) {
-                continue; // no longer asked for
-            }
-            held.insert(resource.name.to_string(), content(resource).unwrap_or(u8::MAX));
-            if let (ResourceType::Extension, Some(deny), Some(allow)) =
-                (kind, held.get(DENY), held.get(ALLOW))
-            {
-                let mixed = *deny != u8::MAX && !self.pairs.contains(&(*deny, *allow));
-                assert!(
-                    !mixed,
-                    "DENY {deny} with ALLOW {allow} was never asked for; snapshots had {:?}",
-                    self.pairs
-                );
-            }
-        }
-        let error = bad.then(|| Status { message: "bad".to_owned(), ..Status::default() });
-        self.request(kind, &[], &[], response.nonce, error);
     }
 
     fn step(&mut self, step: Step) {
         match step {
             Step::Change(kind, name, content) => {
-                let kind = [ResourceType::Listener, ResourceType::Endpoint][kind];
-                let resources = self.wanted.entry(kind).or_default();
-                match content {
-                    Some(content) => drop(resources.insert(name.to_string(), content)),
-                    None => drop(resources.remove(&name.to_string())),
-                }
+                self.want(kind, name, content);
                 self.publish();
             }
-            Step::Policy(deny, allow) => {
-                self.pairs.insert((deny, allow));
-                self.wanted.insert(
-                    ResourceType::Extension,
-                    [(DENY.to_owned(), deny), (ALLOW.to_owned(), allow)].into(),
-                );
+            Step::Policy(policy) => {
+                self.want_policy(policy);
                 self.publish();
-            }
-            Step::Endpoints(names) => {
-                let names: BTreeSet<String> = names.iter().map(ToString::to_string).collect();
-                let gone: Vec<String> = self.endpoints.difference(&names).cloned().collect();
-                let new: Vec<String> = names.difference(&self.endpoints).cloned().collect();
-                let held = self.held.entry(ResourceType::Endpoint).or_default();
-                held.retain(|name, _| !gone.contains(name));
-                self.endpoints = names;
-                self.ask(ResourceType::Endpoint, &new, &gone);
             }
             Step::Answer => self.answer(),
+            Step::Again(slot) => {
+                let request = self.proxy.ask_again(slots::NAMES[slot]);
+                let responses = request.send(&mut self.session);
+                self.proxy.receive(responses);
+            }
+            Step::Reconnect(taken, policy, change) => {
+                // After a refusal Envoy reports versions that are older than what it uses; not before it is settled.
+                if self.proxy.doubtful() {
+                    self.settle();
+                }
+                for _ in 0..taken {
+                    if self.proxy.will_refuse() {
+                        break;
+                    }
+                    let policies = &self.in_question;
+                    self.proxy.take_in(&mut |slots| slots::check(slots, policies));
+                }
+                if let Some(policy) = policy {
+                    self.want_policy(policy);
+                }
+                if let Some((kind, name, content)) = change {
+                    self.want(kind, name, content);
+                }
+                self.connect();
+            }
         }
     }
 
     fn settle(&mut self) {
-        for _ in 0..1000 {
-            if self.unanswered.is_empty() {
+        for _ in 0..2000 {
+            if self.proxy.idle() {
                 return;
             }
             self.answer();
@@ -224,39 +187,73 @@ impl Model {
         panic!("the session never stops sending");
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         let part = |world: &World, kind| world.get(&kind).cloned().unwrap_or_default();
+        let clusters = part(&self.wanted, ResourceType::Cluster);
+        assert_eq!(part(&self.proxy.held, ResourceType::Cluster), clusters);
         let mut endpoints = part(&self.wanted, ResourceType::Endpoint);
-        endpoints.retain(|name, _| self.endpoints.contains(name));
-        let mut held = part(&self.held, ResourceType::Endpoint);
-        held.retain(|name, _| self.endpoints.contains(name));
-        if self.variant == Variant::Sotw {
-            // SotW has no way to say that a named resource is gone.
-            held.retain(|name, _| endpoints.contains_key(name));
+        endpoints.retain(|name, _| clusters.contains_key(name));
+        for name in &self.proxy.warming {
+            assert!(!endpoints.contains_key(name), "cluster {name} waits for endpoints that exist");
         }
-        assert_eq!(held, endpoints);
-        assert_eq!(part(&self.held, ResourceType::Extension), part(&self.wanted, ResourceType::Extension));
-        let listeners = part(&self.held, ResourceType::Listener);
-        for (name, content) in part(&self.wanted, ResourceType::Listener) {
-            if content != BAD {
-                assert_eq!(listeners.get(&name), Some(&content), "listener {name}");
+        let held = part(&self.proxy.held, ResourceType::Endpoint);
+        for (name, content) in &endpoints {
+            assert_eq!(held.get(name), Some(content), "endpoints {name}");
+        }
+        if !self.policy.refused() {
+            assert_eq!(self.proxy.slots(), self.wanted.get(&ResourceType::Extension));
+        }
+        let (held, wanted) =
+            (part(&self.proxy.held, ResourceType::Listener), part(&self.wanted, ResourceType::Listener));
+        for (name, content) in wanted.iter().filter(|(_, content)| !bad(content)) {
+            assert_eq!(held.get(name), Some(content), "listener {name}");
+        }
+        let known: BTreeSet<&String> = wanted.keys().collect();
+        assert!(held.keys().all(|name| known.contains(name)), "{held:?} has more than {wanted:?}");
+    }
+
+    /// Nothing is sent again to a proxy that has it all.
+    fn check_silence(&mut self) {
+        let same = self.session.snapshot.clone();
+        assert_eq!(self.session.update(same), [], "the same snapshot");
+        let anything_bad = |world: &World| world.values().flat_map(BTreeMap::values).any(bad);
+        if self.policy.refused() || anything_bad(&self.wanted) || !self.proxy.warming.is_empty() {
+            return;
+        }
+        let again = self.connect();
+        match self.proxy.variant {
+            Variant::Delta => {
+                // A proxy that has nothing cannot say so, nor that it knows of what does not exist.
+                assert!(again.iter().all(|r| r.resources.is_empty()), "it had everything, and got {again:?}");
+            }
+            Variant::Sotw => {
+                // What it accepted last may have been a part, if it refused the whole.
+                let silent = self.proxy.ever_refused || again.iter().all(|r| !r.kind.wildcard());
+                assert!(silent, "it had everything, and got {again:?}");
+                self.settle();
+                self.check();
             }
         }
-        let wanted = part(&self.wanted, ResourceType::Listener);
-        assert!(
-            listeners.keys().all(|name| wanted.contains_key(name)),
-            "{listeners:?} has more than {wanted:?}"
-        );
     }
 }
 
+fn bad(resource: &Resource) -> bool {
+    resource.any[..] == [BAD]
+}
+
+/// More with `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
     #[test]
     fn a_proxy_ends_with_what_is_wanted(steps in steps(), delta in any::<bool>()) {
         let mut model = Model::new(if delta { Variant::Delta } else { Variant::Sotw });
         steps.into_iter().for_each(|step| model.step(step));
         model.settle();
         model.check();
+        model.check_silence();
     }
 }

@@ -1,35 +1,68 @@
-//! Each case is a text: lines that start with `>` are requests, with `!` snapshots; what the session answers must be the
-//! `<` lines that follow.
+//! Each case is a text: lines that start with `>` are requests, with `!` snapshots, with `@` a new stream; what the
+//! session answers must be the `<` lines that follow, and what it reports the `=` lines (in cases that have any).
 //!
-//! `> KIND +name -name ~name=version ack|nack|stale` (delta) or `> KIND name name ack|nack|stale` (SotW);
+//! `> KIND +name -name ~name ~name=content ack|nack|stale` (delta) or `> KIND name name same ack|nack|stale` (SotW):
+//! `~name` is held in the version last acknowledged, `same` comes back with the version last accepted.
 //! `! KIND name=content ...` replaces that type's resources; `< KIND name=content -removed`.
+//! Policy slots are `deny:01`, `allow:`, `audit`: the requests that their rules name; without rules.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::rbac::v3::rbac::Action;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::rpc::Status;
 
-use crate::ads::session::{Response, Session, Variant};
+use super::slots;
+use crate::ads::session::{Event, Response, Session, Variant};
 use crate::resource::{Layers, Resource, ResourceType, Snapshot, Table};
+
+const SLOTS: [(&str, Action); 3] = [("audit", Action::Log), ("deny", Action::Deny), ("allow", Action::Allow)];
 
 fn kind(short: &str) -> ResourceType {
     ResourceType::ALL.into_iter().find(|k| k.short() == short).expect("a type's short name")
 }
 
+/// The slot's name for what a case calls it.
+fn full(name: &str) -> String {
+    let slot = SLOTS.iter().any(|(slot, _)| *slot == name);
+    if slot { format!("inbound.rbac.{name}") } else { name.to_owned() }
+}
+
 fn resource(spec: &str) -> Resource {
-    let (name, content) = spec.split_once('=').expect("name=content");
-    Resource::new(name, Bytes::from(content.to_owned()))
+    if let Some((name, content)) = spec.split_once('=') {
+        return Resource::new(name, Bytes::from(content.to_owned()));
+    }
+    let (name, requests) = spec.split_once(':').map_or((spec, None), |(name, r)| (name, Some(r)));
+    let (_, action) = SLOTS.iter().find(|(slot, _)| *slot == name).expect("name=content or a slot");
+    let bit = |digit: char| 1 << digit.to_digit(8).expect("a digit");
+    let requests = requests.map(|r| r.chars().map(bit).fold(0, |all, one| all | one));
+    slots::slot(&full(name), *action, requests, false)
+}
+
+fn shown(r: &Resource) -> String {
+    let text = String::from_utf8_lossy(&r.any);
+    if text.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return format!("{}={text}", r.name);
+    }
+    let name = r.name.trim_start_matches("inbound.rbac.");
+    match slots::rules(r) {
+        None => name.to_owned(),
+        Some(rules) => {
+            let all = rules.policies.keys().any(|p| p == "countersign-transition");
+            let own = SLOTS.iter().any(|(slot, action)| *slot == name && *action as i32 == rules.action);
+            let requests: String =
+                rules.policies.into_keys().filter(|p| p.len() == 1).collect::<Vec<_>>().concat();
+            format!("{name}:{}{requests}{}", if own { "" } else { "guard" }, if all { "*" } else { "" })
+        }
+    }
 }
 
 fn show(response: &Response) -> String {
     let mut line = format!("< {}", response.kind.short());
     for r in &response.resources {
-        let content = String::from_utf8_lossy(&r.any);
-        // A transitional slot is not text.
-        let content = if content.chars().all(|c| c.is_ascii_alphanumeric()) { content } else { "*".into() };
-        line.push_str(&format!(" {}={content}", r.name));
+        line.push_str(&format!(" {}", shown(r)));
     }
     for name in &response.removed {
         line.push_str(&format!(" -{name}"));
@@ -37,17 +70,43 @@ fn show(response: &Response) -> String {
     line
 }
 
+fn show_event(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Sent { .. } => return None,
+        Event::Acked { kind, generation } => format!("= acked {} {generation}", kind.short()),
+        Event::Rejected { kind, resource: Some((name, _)), message: _ } => {
+            format!("= rejected {} {name}", kind.short())
+        }
+        Event::Rejected { kind, resource: None, message: _ } => format!("= rejected {}", kind.short()),
+        Event::StaleNonce { kind } => format!("= stale {}", kind.short()),
+    })
+}
+
+/// What the proxy was told of one type, and what of that it has accepted.
+#[derive(Default)]
+struct Told {
+    nonce: String,
+    version: String,
+    versions: HashMap<String, String>,
+    accepted: String,
+    accepted_versions: HashMap<String, String>,
+}
+
 struct Transcript {
     session: Session,
     snapshot: Snapshot,
     variant: Variant,
-    nonces: HashMap<ResourceType, String>,
+    told: HashMap<ResourceType, Told>,
 }
 
 impl Transcript {
     fn step(&mut self, line: &str) -> Vec<Response> {
         let mut words = line.split_whitespace();
         let mark = words.next().expect("a mark");
+        if mark == "@" {
+            self.session = Session::new(self.variant, Arc::new(self.snapshot.clone()));
+            return Vec::new();
+        }
         let kind = kind(words.next().expect("a type"));
         let words: Vec<&str> = words.collect();
         match mark {
@@ -58,53 +117,76 @@ impl Transcript {
                 self.session.update(Arc::new(self.snapshot.clone()))
             }
             ">" if self.variant == Variant::Delta => {
-                self.session.delta(&self.delta(kind, &words)).expect("within limits")
+                let request = self.delta(kind, &words);
+                self.session.delta(&request).expect("within limits")
             }
-            ">" => self.session.sotw(&self.sotw(kind, &words)).expect("within limits"),
+            ">" => {
+                let request = self.sotw(kind, &words);
+                self.session.sotw(&request).expect("within limits")
+            }
             other => panic!("unknown mark {other}"),
         }
     }
 
-    fn answer(&self, kind: ResourceType, word: &str) -> Option<(String, Option<Status>)> {
-        let nonce = self.nonces.get(&kind).cloned().unwrap_or_default();
-        let error = || Some(Status { message: "no".to_owned(), ..Status::default() });
+    fn answer(&mut self, kind: ResourceType, word: &str) -> Option<(String, Option<Status>)> {
+        let told = self.told.entry(kind).or_default();
         match word {
-            "ack" => Some((nonce, None)),
-            "nack" => Some((nonce, error())),
+            "ack" => {
+                told.accepted = told.version.clone();
+                told.accepted_versions.extend(told.versions.drain());
+                Some((told.nonce.clone(), None))
+            }
+            "nack" => {
+                Some((told.nonce.clone(), Some(Status { message: "no".to_owned(), ..Status::default() })))
+            }
             "stale" => Some(("0".to_owned(), None)),
             _ => None,
         }
     }
 
-    fn delta(&self, kind: ResourceType, words: &[&str]) -> DeltaDiscoveryRequest {
+    fn delta(&mut self, kind: ResourceType, words: &[&str]) -> DeltaDiscoveryRequest {
         let mut request =
             DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() };
         for word in words {
             if let Some((nonce, error)) = self.answer(kind, word) {
                 (request.response_nonce, request.error_detail) = (nonce, error);
             } else if let Some(name) = word.strip_prefix('+') {
-                request.resource_names_subscribe.push(name.to_owned());
+                request.resource_names_subscribe.push(full(name));
             } else if let Some(name) = word.strip_prefix('-') {
-                request.resource_names_unsubscribe.push(name.to_owned());
+                request.resource_names_unsubscribe.push(full(name));
             } else {
-                let held = resource(
-                    word.strip_prefix('~').expect("+name, -name, ~name=content, ack, nack or stale"),
-                );
-                request.initial_resource_versions.insert(held.name.to_string(), held.version());
+                let held = word.strip_prefix('~').expect("+name, -name, ~name, ack, nack or stale");
+                let remembered = self.told.get(&kind).and_then(|t| t.accepted_versions.get(&full(held)));
+                let (name, version) = match remembered {
+                    Some(version) => (full(held), version.clone()),
+                    None => (resource(held).name.to_string(), resource(held).version()),
+                };
+                request.initial_resource_versions.insert(name, version);
             }
         }
         request
     }
 
-    fn sotw(&self, kind: ResourceType, words: &[&str]) -> DiscoveryRequest {
+    fn sotw(&mut self, kind: ResourceType, words: &[&str]) -> DiscoveryRequest {
         let mut request = DiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() };
         for word in words {
             match self.answer(kind, word) {
                 Some((nonce, error)) => (request.response_nonce, request.error_detail) = (nonce, error),
-                None => request.resource_names.push((*word).to_owned()),
+                None if *word == "same" => {
+                    request.version_info = self.told.get(&kind).expect("a version").accepted.clone();
+                }
+                None => request.resource_names.push(full(word)),
             }
         }
         request
+    }
+
+    fn note(&mut self, response: &Response) {
+        let told = self.told.entry(response.kind).or_default();
+        told.nonce = response.nonce.clone();
+        told.version = response.version.clone();
+        told.versions =
+            response.resources.iter().map(|r| (r.name.to_string(), response.version_of(r))).collect();
     }
 }
 
@@ -112,15 +194,18 @@ impl Transcript {
 fn check(variant: Variant, text: &str) {
     let snapshot = Snapshot::new(0);
     let session = Session::new(variant, Arc::new(snapshot.clone()));
-    let mut transcript = Transcript { session, snapshot, variant, nonces: HashMap::new() };
+    let mut transcript = Transcript { session, snapshot, variant, told: HashMap::new() };
     let mut got = Vec::new();
     let wanted: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    for line in wanted.iter().filter(|l| !l.starts_with('<')) {
+    let events = wanted.iter().any(|line| line.starts_with('='));
+    for line in wanted.iter().filter(|l| !l.starts_with(['<', '='])) {
         got.push((*line).to_owned());
         for response in transcript.step(line) {
-            transcript.nonces.insert(response.kind, response.nonce.clone());
+            transcript.note(&response);
             got.push(show(&response));
         }
+        let happened = transcript.session.take_events();
+        got.extend(happened.iter().filter_map(show_event).filter(|_| events));
     }
     assert_eq!(got, wanted, "\ngot:\n{}", got.join("\n"));
 }
@@ -338,40 +423,475 @@ fn clusters_go_last_when_removed_and_endpoints_follow_a_changed_cluster() {
 
 #[test]
 fn several_policy_slots_change_in_acknowledged_steps() {
-    // The slots are not RBAC here, so the transitional slot denies everything.
     check(
         Variant::Delta,
-        "! ecds inbound.rbac.deny=1 inbound.rbac.allow=1
-         > ecds +inbound.rbac.deny +inbound.rbac.allow
-         < ecds inbound.rbac.allow=1 inbound.rbac.deny=1
+        "! ecds deny:0 allow:1
+         > ecds +deny +allow
+         < ecds allow:1 deny:0
          > ecds ack
-         ! ecds inbound.rbac.deny=2 inbound.rbac.allow=2
-         < ecds inbound.rbac.deny=*
+         ! ecds deny:2 allow:12
+         < ecds deny:02
          > ecds ack
-         < ecds inbound.rbac.allow=2
+         < ecds allow:12
          > ecds ack
-         < ecds inbound.rbac.deny=2
+         < ecds deny:2
          > ecds ack
-         ! ecds inbound.rbac.deny=3 inbound.rbac.allow=2
-         < ecds inbound.rbac.deny=3
+         ! ecds deny allow:12
+         < ecds deny
          > ecds ack
-         ! ecds inbound.rbac.deny=3 inbound.rbac.allow=3
-         < ecds inbound.rbac.allow=3
+         ! ecds deny allow:1
+         < ecds allow:1
          > ecds ack",
     );
 }
 
 #[test]
-fn a_reconnecting_proxy_with_other_slots_is_changed_in_steps_too() {
+fn the_steps_begin_again_from_what_is_in_force() {
     check(
         Variant::Delta,
-        "! ecds inbound.rbac.deny=2 inbound.rbac.allow=2
-         > ecds +inbound.rbac.deny +inbound.rbac.allow ~inbound.rbac.deny=1 ~inbound.rbac.allow=1
-         < ecds inbound.rbac.deny=*
+        "! ecds deny:0 allow
+         > ecds +deny +allow
+         < ecds allow deny:0
          > ecds ack
-         < ecds inbound.rbac.allow=2
+         ! ecds deny allow:1
+         < ecds allow:1
          > ecds ack
-         < ecds inbound.rbac.deny=2",
+         < ecds deny
+         > ecds ack
+         ! ecds deny:1 allow:2
+         < ecds deny:1
+         ! ecds deny:2 allow:0
+         > ecds ack
+         < ecds deny:12
+         > ecds ack
+         < ecds allow:0
+         ! ecds deny:2 allow:2
+         > ecds ack
+         < ecds allow:2
+         > ecds ack
+         < ecds deny:2
+         > ecds ack",
+    );
+}
+
+#[test]
+fn while_deny_is_refused_the_other_slots_stay_too() {
+    check(
+        Variant::Delta,
+        "! ecds deny allow:0
+         > ecds +deny +allow
+         < ecds allow:0 deny
+         > ecds ack
+         = acked ecds 1
+         ! ecds deny:1 allow
+         < ecds deny:1
+         > ecds nack
+         = rejected ecds inbound.rbac.deny
+         ! ecds deny:1 allow:2
+         ! ecds deny:2 allow:2
+         < ecds deny:2
+         > ecds ack
+         < ecds allow:2
+         > ecds ack
+         = acked ecds 4",
+    );
+}
+
+#[test]
+fn while_another_slot_is_refused_deny_stays_the_union() {
+    check(
+        Variant::Delta,
+        "! ecds deny:0 allow
+         > ecds +deny +allow
+         < ecds allow deny:0
+         > ecds ack
+         = acked ecds 1
+         ! ecds deny allow:1
+         < ecds allow:1
+         > ecds nack
+         = rejected ecds inbound.rbac.allow
+         ! ecds deny:2 allow:1
+         < ecds deny:02
+         > ecds ack
+         ! ecds deny:2 allow:12
+         < ecds allow:12
+         > ecds ack
+         < ecds deny:2
+         > ecds ack
+         = acked ecds 4",
+    );
+}
+
+#[test]
+fn a_proxy_from_elsewhere_is_changed_behind_a_guard() {
+    check(
+        Variant::Delta,
+        "! ecds deny:0 allow:1 audit
+         > ecds +deny +allow +audit
+         < ecds allow:1 audit deny:0
+         > ecds ack
+         @
+         ! ecds deny:1 allow:02 audit
+         > ecds +deny +allow +audit ~deny ~allow ~audit
+         < ecds audit:guard02
+         > ecds ack
+         < ecds deny:1
+         > ecds ack
+         < ecds allow:02
+         > ecds ack
+         < ecds audit
+         > ecds ack",
+    );
+    // The stream breaks while the guard is there, and the policy has changed once more.
+    check(
+        Variant::Delta,
+        "! ecds deny:0 allow:1 audit
+         > ecds +deny +allow +audit
+         < ecds allow:1 audit deny:0
+         > ecds ack
+         @
+         ! ecds deny:1 allow:02 audit
+         > ecds +deny +allow +audit ~deny ~allow ~audit
+         < ecds audit:guard02
+         > ecds ack
+         < ecds deny:1
+         @
+         ! ecds deny:2 allow:0 audit
+         > ecds +deny +allow +audit ~deny ~allow ~audit
+         < ecds deny:*
+         > ecds ack
+         < ecds deny:2*
+         > ecds ack
+         < ecds allow:0
+         > ecds ack
+         < ecds deny:2
+         > ecds ack
+         < ecds audit
+         > ecds ack",
+    );
+}
+
+#[test]
+fn a_new_listener_gets_its_slots_at_once() {
+    check(
+        Variant::Delta,
+        "! ecds deny:0 allow:1 inbound.custom.p.rbac=1
+         > ecds +deny +allow
+         < ecds allow:1 deny:0
+         > ecds ack
+         ! ecds deny:2 allow:12 inbound.custom.p.rbac=2
+         < ecds deny:02
+         > ecds +inbound.custom.p.rbac
+         > ecds ack
+         < ecds inbound.custom.p.rbac=2 allow:12
+         > ecds ack
+         < ecds deny:2",
+    );
+}
+
+#[test]
+fn a_cluster_does_not_wait_for_ever_for_its_endpoints() {
+    // The stream breaks between a changed cluster and its endpoints.
+    check(
+        Variant::Delta,
+        "! cds c=1
+         ! eds c=1
+         > cds
+         < cds c=1
+         > cds ack
+         > eds +c
+         < eds c=1
+         > eds ack
+         ! cds c=2
+         < cds c=2
+         < eds c=1
+         > cds ack
+         @
+         > cds ~c
+         > eds +c ~c
+         < eds c=1
+         > eds ack
+         @
+         > cds ~c
+         > eds +c ~c",
+    );
+    // The cluster changes while the proxy is away; its endpoints do not.
+    check(
+        Variant::Delta,
+        "! cds c=1
+         ! eds c=1
+         > cds
+         < cds c=1
+         > cds ack
+         > eds +c
+         < eds c=1
+         > eds ack
+         @
+         ! cds c=2
+         > cds ~c
+         < cds c=2
+         > eds +c ~c
+         < eds c=1
+         > cds ack
+         > eds ack",
+    );
+    // Its endpoints are under way already when it changes.
+    check(
+        Variant::Delta,
+        "! cds c=1
+         ! eds c=1
+         > cds
+         < cds c=1
+         > cds ack
+         > eds +c
+         < eds c=1
+         ! cds c=2
+         < cds c=2
+         > cds ack
+         > eds ack
+         < eds c=1
+         > eds ack",
+    );
+}
+
+#[test]
+fn delta_the_wildcard_comes_and_goes() {
+    check(
+        Variant::Delta,
+        "! lds a=1 b=1
+         > lds +a
+         < lds a=1
+         > lds ack
+         > lds +*
+         < lds a=1 b=1
+         > lds ack
+         > lds -*
+         ! lds a=2 b=2
+         < lds a=2
+         > lds ack
+         > lds -a
+         ! lds a=3 b=3",
+    );
+    // Whether the wildcard stands for a name that is no longer asked for by itself.
+    check(
+        Variant::Delta,
+        "! lds a=1
+         > lds
+         < lds a=1
+         > lds ack
+         > lds +a +x
+         < lds a=1 -x
+         > lds ack
+         > lds -a -x
+         < lds a=1 -x
+         > lds ack",
+    );
+}
+
+#[test]
+fn what_was_refused_and_is_gone_is_no_longer_in_the_way() {
+    check(
+        Variant::Delta,
+        "! lds a=1
+         > lds
+         < lds a=1
+         > lds ack
+         = acked lds 1
+         ! lds a=1 bad=1
+         < lds bad=1
+         > lds nack
+         = rejected lds bad
+         ! lds a=1
+         = acked lds 3",
+    );
+}
+
+#[test]
+fn a_refused_removal_is_not_tried_again() {
+    check(
+        Variant::Delta,
+        "! lds a=1
+         > lds
+         < lds a=1
+         > lds ack
+         = acked lds 1
+         ! lds
+         < lds -a
+         > lds nack
+         = rejected lds a
+         ! lds
+         ! lds a=2
+         < lds a=2
+         > lds ack
+         = acked lds 4",
+    );
+}
+
+#[test]
+fn answers_to_older_responses_are_reported_and_ignored() {
+    check(
+        Variant::Delta,
+        "! lds a=1
+         > lds
+         < lds a=1
+         > lds stale
+         = stale lds
+         > lds ack
+         = acked lds 1
+         > lds ack
+         = stale lds",
+    );
+}
+
+#[test]
+fn sotw_comes_back_with_everything() {
+    check(
+        Variant::Sotw,
+        "! lds a=1 b=1
+         ! rds r=1
+         > lds
+         < lds a=1 b=1
+         > lds ack
+         > rds r
+         < rds r=1
+         > rds r ack
+         @
+         > lds same
+         > rds r same
+         < rds r=1
+         @
+         ! lds a=1
+         > lds same
+         < lds a=1
+         > lds ack
+         @
+         > lds same
+         @
+         ! lds
+         > lds same
+         < lds",
+    );
+}
+
+#[test]
+fn sotw_a_part_is_not_taken_for_everything() {
+    check(
+        Variant::Sotw,
+        "! ecds deny:0 allow:1 audit
+         > ecds deny allow audit
+         < ecds allow:1 audit deny:0
+         > ecds deny allow audit ack
+         ! ecds deny:1 allow:02 audit
+         < ecds deny:01
+         > ecds deny allow audit ack
+         < ecds allow:02
+         @
+         > ecds deny allow audit same
+         < ecds deny:*
+         > ecds deny allow audit ack
+         < ecds deny:1*
+         > ecds deny allow audit ack
+         < ecds allow:02
+         > ecds deny allow audit ack
+         < ecds deny:1
+         > ecds deny allow audit ack
+         < ecds audit
+         > ecds deny allow audit ack",
+    );
+}
+
+#[test]
+fn sotw_an_empty_list_ends_what_was_asked_for_by_name() {
+    check(
+        Variant::Sotw,
+        "! lds a=1 b=1
+         > lds
+         < lds a=1 b=1
+         > lds ack
+         > lds * a
+         < lds a=1 b=1
+         > lds * a ack
+         > lds a
+         ! lds a=2 b=2
+         < lds a=2
+         > lds a ack
+         > lds
+         ! lds a=3 b=3
+         > lds",
+    );
+}
+
+#[test]
+fn sotw_after_a_refusal_of_what_was_there_before_nothing_is_removed() {
+    check(
+        Variant::Sotw,
+        "! lds a=1 b=1
+         > lds
+         < lds a=1 b=1
+         > lds ack
+         = acked lds 1
+         @
+         ! lds a=2 b=2
+         > lds same
+         < lds a=2 b=2
+         > lds nack
+         = rejected lds
+         ! lds a=3 b=2
+         < lds a=3 b=2
+         > lds nack
+         = rejected lds
+         ! lds a=3 b=4
+         < lds a=3 b=4
+         > lds ack
+         = acked lds 4",
+    );
+}
+
+#[test]
+fn an_up_to_date_session_costs_no_memory_per_name() {
+    // One copy of each name, as the controller makes them.
+    let names: Vec<Arc<str>> = (0..1000).map(|n| format!("resource-{n}").into()).collect();
+    let table = |content: &str| {
+        let resource = |name: &Arc<str>| Resource::new(name.clone(), Bytes::from(content.to_owned()));
+        Arc::new(names.iter().map(resource).collect::<Table>())
+    };
+    let snapshot = |content: &str| {
+        let mut snapshot = Snapshot::new(1);
+        for kind in ResourceType::ALL {
+            snapshot.of_mut(kind).shared = table(content);
+        }
+        Arc::new(snapshot)
+    };
+    let mut session = Session::new(Variant::Delta, snapshot("1"));
+    let mut responses = Vec::new();
+    for kind in ResourceType::ALL {
+        let names = names.iter().map(|name| name.to_string()).filter(|_| !kind.wildcard());
+        responses.extend(
+            session
+                .delta(&DeltaDiscoveryRequest {
+                    type_url: kind.type_url().to_owned(),
+                    resource_names_subscribe: names.collect(),
+                    ..Default::default()
+                })
+                .expect("within limits"),
+        );
+    }
+    for round in ["2", "3"] {
+        while !responses.is_empty() {
+            let ack = |r: Response| DeltaDiscoveryRequest {
+                type_url: r.kind.type_url().to_owned(),
+                response_nonce: r.nonce,
+                ..Default::default()
+            };
+            let acks: Vec<_> = responses.drain(..).map(ack).collect();
+            responses.extend(acks.iter().flat_map(|ack| session.delta(ack).expect("within limits")));
+        }
+        assert_eq!(session.types.iter().map(|t| t.held.exceptions()).sum::<usize>(), 0);
+        responses = session.update(snapshot(round));
+    }
+    let asked = session.types[ResourceType::Endpoint as usize].subscription.names();
+    assert!(
+        asked.zip(names.iter().collect::<std::collections::BTreeSet<_>>()).all(|(a, b)| Arc::ptr_eq(a, b))
     );
 }
 
