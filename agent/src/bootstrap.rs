@@ -81,12 +81,13 @@ fn metadata(args: &AgentArgs, address: IpAddr, plan: &Plan) -> Value {
         "INSTANCE_IPS": addresses.join(","),
         "ISTIO_VERSION": ISTIO_VERSION,
         "CLUSTER_ID": "Kubernetes",
-        "COUNTERSIGN_CAPTURE": if args.capture == CaptureMode::Nft { "nft" } else { "none" },
     });
     if args.inline_policy {
         metadata["COUNTERSIGN_INLINE_POLICY"] = json!("true");
     }
+    // Without this key the capture is Istio's redirection, whose rules ours are.
     if args.capture == CaptureMode::None {
+        metadata["COUNTERSIGN_CAPTURE"] = json!("none");
         let app = |address: &AppAddress| match address {
             AppAddress::Unix(path) => format!("unix:{path}"),
             AppAddress::Tcp(address) => address.clone(),

@@ -1,7 +1,7 @@
-//! How traffic gets to Envoy, and which traffic is Envoy's own. `nft` redirects everything in this network namespace, both
-//! address families; `none` does nothing. The rules stay when Envoy or the agent dies: traffic is then refused.
+//! How traffic gets to Envoy, and which traffic is Envoy's own. `nft` redirects all TCP of this network namespace, both
+//! address families, as Istio's redirection does (semantics §7.3); `none` does nothing. The rules stay when Envoy or the
+//! agent dies: traffic is then refused. UDP, and so QUIC, is not captured.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::Stdio;
 
@@ -12,6 +12,12 @@ use crate::args::{AgentArgs, CaptureMode};
 
 /// Mark of packets that are not to be captured.
 pub(crate) const MARK: u32 = 1337;
+/// Where Envoy listens for what is redirected.
+const INBOUND: u16 = 15006;
+const OUTBOUND: u16 = 15001;
+/// What Envoy's connections to the application are bound to (semantics §3.1).
+const SOURCE_V4: &str = "127.0.0.6";
+const SOURCE_V6: &str = "::6";
 /// Ports of the proxy itself (semantics §7.3), never redirected.
 const OWN_PORTS: &str = "15008, 15020, 15021, 15090";
 
@@ -21,6 +27,10 @@ pub enum CaptureError {
     Missing(#[source] std::io::Error),
     #[error("nft refused the rules (CAP_NET_ADMIN in this network namespace is needed): {0}")]
     Refused(String),
+    #[error(
+        "the address ::6 cannot be added to the loopback interface (Debian: apt-get install iproute2): {0}"
+    )]
+    Source(String),
     #[error("no network address of this workload was found; give --address")]
     NoAddress,
 }
@@ -92,17 +102,37 @@ impl Plan {
     }
 
     /// The rules as nft reads them; applied as a whole or not at all, replacing our own earlier ones.
+    ///
+    /// Envoy's connections to the application are bound to 127.0.0.6 and ::6 and pass. Any other of its connections to an
+    /// address of this workload is a call that came back to it: that enters as calls from elsewhere do, so that the
+    /// workload's own policy judges it.
     fn rules(&self) -> String {
-        let mut own = format!("    meta mark {MARK} return\n");
-        if let Some(uid) = self.proxy_uid {
-            let _ = writeln!(own, "    meta skuid {uid} return");
-        }
+        let (ours, envoy) = match self.proxy_uid {
+            Some(uid) => (format!("    meta skuid {uid} return\n"), format!("meta skuid {uid}")),
+            None => (String::new(), format!("meta mark {MARK}")),
+        };
         format!(
-            "table inet countersign\ndelete table inet countersign\ntable inet countersign {{\n  chain inbound {{\n    \
-             type nat hook prerouting priority dstnat; policy accept;\n    tcp dport {{ {OWN_PORTS} }} return\n    \
-             meta l4proto tcp redirect to :15006\n  }}\n  chain outbound {{\n    \
-             type nat hook output priority -100; policy accept;\n{own}    ip daddr 127.0.0.0/8 return\n    \
-             ip6 daddr ::1 return\n    meta l4proto tcp redirect to :15001\n  }}\n}}\n"
+            "table inet countersign
+delete table inet countersign
+table inet countersign {{
+  chain inbound {{
+    type nat hook prerouting priority dstnat; policy accept;
+    tcp dport {{ {OWN_PORTS} }} return
+    meta l4proto tcp redirect to :{INBOUND}
+  }}
+  chain outbound {{
+    type nat hook output priority -100; policy accept;
+    oifname \"lo\" ip saddr {SOURCE_V4} return
+    oifname \"lo\" ip6 saddr {SOURCE_V6} return
+    oifname \"lo\" {envoy} ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :{INBOUND}
+    oifname \"lo\" {envoy} ip6 daddr != ::1 meta l4proto tcp redirect to :{INBOUND}
+    meta mark {MARK} return
+{ours}    ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+    meta l4proto tcp redirect to :{OUTBOUND}
+  }}
+}}
+"
         )
     }
 
@@ -112,6 +142,10 @@ impl Plan {
             return Ok(());
         }
         nft(&self.rules()).await?;
+        // Unlike all of 127.0.0.0/8, this one is not there by itself.
+        if self.addresses.iter().any(IpAddr::is_ipv6) {
+            add_source().await?;
+        }
         tracing::info!("all TCP traffic of this network namespace now goes through Envoy");
         Ok(())
     }
@@ -123,6 +157,22 @@ impl Plan {
         }
         nft("table inet countersign\ndelete table inet countersign\n").await
     }
+}
+
+/// Makes [`SOURCE_V6`] an address of the loopback interface.
+async fn add_source() -> Result<(), CaptureError> {
+    let refused = |why: String| CaptureError::Source(why);
+    let output = Command::new("ip")
+        .args(["-6", "address", "replace", &format!("{SOURCE_V6}/128"), "dev", "lo"])
+        .env("PATH", path_with_sbin())
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|error| refused(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 async fn nft(rules: &str) -> Result<(), CaptureError> {
@@ -193,37 +243,4 @@ fn link_local(address: &IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(proxy_uid: Option<u32>) -> Plan {
-        Plan {
-            mode: CaptureMode::Nft,
-            proxy_uid,
-            envoy_marks: proxy_uid.is_none(),
-            we_mark: true,
-            addresses: vec![],
-        }
-    }
-
-    #[test]
-    fn envoys_own_traffic_passes_by_uid_and_by_mark() {
-        let rules = plan(Some(1337)).rules();
-        assert!(
-            rules.contains("meta skuid 1337 return") && rules.contains("meta mark 1337 return"),
-            "{rules}"
-        );
-        let rules = plan(None).rules();
-        assert!(!rules.contains("skuid"), "{rules}");
-        assert!(rules.contains("redirect to :15006") && rules.contains("redirect to :15001"), "{rules}");
-        assert!(rules.starts_with("table inet countersign\ndelete table"), "replaced as a whole: {rules}");
-    }
-
-    #[test]
-    fn uid_maps() {
-        assert!(uid_is_mapped("         0          0 4294967295\n", 1337));
-        assert!(!uid_is_mapped("         0       1000          1\n", 1337));
-        assert!(uid_is_mapped("0 1000 1\n1 100000 65536\n", 1337));
-        assert!(!uid_is_mapped("", 1337));
-    }
-}
+mod tests;

@@ -28,6 +28,7 @@ fn says_who_it_is_and_what_it_wants() {
     assert!(metadata.get("COUNTERSIGN_INLINE_POLICY").is_none());
     let (_dir, value) = made("nft", &["--inline-policy", "--xds-protocol", "sotw"]);
     assert_eq!(value["node"]["metadata"]["COUNTERSIGN_INLINE_POLICY"], "true");
+    assert!(value["node"]["metadata"].get("COUNTERSIGN_CAPTURE").is_none(), "Istio's redirection");
     assert_eq!(value["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
 }
 

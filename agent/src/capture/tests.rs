@@ -1,0 +1,166 @@
+use super::*;
+
+fn plan(proxy_uid: Option<u32>) -> Plan {
+    Plan {
+        mode: CaptureMode::Nft,
+        proxy_uid,
+        envoy_marks: proxy_uid.is_none(),
+        we_mark: true,
+        addresses: vec![],
+    }
+}
+
+#[test]
+fn the_rules_with_a_user_for_envoy() {
+    let expected = r#"table inet countersign
+delete table inet countersign
+table inet countersign {
+  chain inbound {
+    type nat hook prerouting priority dstnat; policy accept;
+    tcp dport { 15008, 15020, 15021, 15090 } return
+    meta l4proto tcp redirect to :15006
+  }
+  chain outbound {
+    type nat hook output priority -100; policy accept;
+    oifname "lo" ip saddr 127.0.0.6 return
+    oifname "lo" ip6 saddr ::6 return
+    oifname "lo" meta skuid 1337 ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :15006
+    oifname "lo" meta skuid 1337 ip6 daddr != ::1 meta l4proto tcp redirect to :15006
+    meta mark 1337 return
+    meta skuid 1337 return
+    ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+    meta l4proto tcp redirect to :15001
+  }
+}
+"#;
+    assert_eq!(plan(Some(1337)).rules(), expected);
+}
+
+#[test]
+fn without_a_user_of_its_own_envoy_is_known_by_its_mark() {
+    let rules = plan(None).rules();
+    assert!(!rules.contains("skuid"), "{rules}");
+    assert!(rules.contains("oifname \"lo\" meta mark 1337 ip daddr != 127.0.0.0/8"), "{rules}");
+}
+
+const INSIDE: &str = "AGENT_TEST_NETWORK_NAMESPACE";
+
+/// Real rules in a network namespace of their own.
+#[test]
+fn traffic_goes_where_the_rules_say() {
+    let mut unshare = std::process::Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    unshare.arg("--net").arg(std::env::current_exe().expect("a path"));
+    unshare.args(["--exact", "capture::tests::in_a_namespace_of_its_own", "--ignored", "--nocapture"]);
+    let Ok(output) = unshare.env(INSIDE, "1").output() else { return println!("skipped: no unshare") };
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    if !text.contains("namespace prepared") {
+        return println!("skipped: no network namespace with nft and ip: {text}");
+    }
+    assert!(output.status.success(), "{text}");
+}
+
+/// Not a test of its own: the inside of the one above.
+#[tokio::test]
+#[ignore = "run by traffic_goes_where_the_rules_say"]
+async fn in_a_namespace_of_its_own() {
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    let setup = "ip link set lo up && ip address add 10.9.9.9/32 dev lo && ip address add fd09::9/128 dev lo && \
+                 ip route add default dev lo && nft list tables";
+    let done = std::process::Command::new("sh").args(["-c", setup]).env("PATH", path_with_sbin()).status();
+    if !done.is_ok_and(|status| status.success()) {
+        return;
+    }
+    println!("namespace prepared");
+    for (port, name) in [(15001, "outbound"), (15006, "inbound"), (8080, "app")] {
+        serve(port, name).await;
+    }
+    let plan =
+        Plan { addresses: vec!["10.9.9.9".parse().unwrap(), "fd09::9".parse().unwrap()], ..plan(None) };
+    plan.apply().await.expect("applied");
+    plan.apply().await.expect("applied again");
+    assert_eq!(listed().matches("redirect to :15001").count(), 1, "replaced, not added to");
+    for (to, from, mark, expected) in [
+        ("10.9.9.9:8080", None, None, "outbound"),
+        ("[fd09::9]:8080", None, None, "outbound"),
+        ("198.51.100.1:80", None, None, "outbound"),
+        // Also what must not be redirected on its way in is redirected on its way out.
+        ("10.9.9.9:15020", None, None, "outbound"),
+        ("127.0.0.1:8080", None, None, "app"),
+        ("127.8.0.1:8080", None, None, "app"),
+        ("[::1]:8080", None, None, "app"),
+        ("10.9.9.9:8080", None, Some(MARK), "inbound"),
+        ("[fd09::9]:8080", None, Some(MARK), "inbound"),
+        ("127.0.0.1:8080", None, Some(MARK), "app"),
+        ("10.9.9.9:8080", Some("127.0.0.6:0"), None, "app"),
+        ("[fd09::9]:8080", Some("[::6]:0"), None, "app"),
+        ("10.9.9.9:8080", Some("127.0.0.6:0"), Some(MARK), "app"),
+    ] {
+        let got = ask(to, from, mark).await.unwrap_or_else(|error| error.to_string());
+        assert_eq!(got, expected, "{to} from {from:?} with mark {mark:?}");
+    }
+    if uid_is_mapped(&std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default(), 1337) {
+        let plan = Plan { proxy_uid: Some(1337), envoy_marks: false, ..plan.clone() };
+        plan.apply().await.expect("applied");
+        for (to, expected) in [("10.9.9.9/8080", "inbound"), ("127.0.0.1/8080", "app")] {
+            let script = format!("exec cat < /dev/tcp/{to}");
+            let child = ["--reuid=1337", "--regid=1337", "--clear-groups", "bash", "-c", &script];
+            let output = Command::new("setpriv").args(child).output().await.expect("setpriv and bash");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{to} as 1337");
+        }
+        assert_eq!(ask("10.9.9.9:8080", None, None).await.expect("answered"), "outbound");
+    }
+    plan.remove().await.expect("removed");
+    plan.remove().await.expect("nothing to remove is no error");
+    assert_eq!(ask("10.9.9.9:8080", None, None).await.expect("answered"), "app");
+}
+
+/// Answers every connection with `name`.
+async fn serve(port: u16, name: &'static str) {
+    let listener = tokio::net::TcpListener::bind(("::", port)).await.expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(name.as_bytes()).await;
+        }
+    });
+}
+
+/// Who answers a connection `to`.
+async fn ask(to: &str, from: Option<&str>, mark: Option<u32>) -> std::io::Result<String> {
+    use tokio::io::AsyncReadExt;
+    let to: std::net::SocketAddr = to.parse().expect("an address");
+    let socket =
+        if to.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    if let Some(mark) = mark {
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Mark, &mark)?;
+    }
+    if let Some(from) = from {
+        socket.bind(from.parse().expect("an address"))?;
+    }
+    let connect = tokio::time::timeout(std::time::Duration::from_secs(5), socket.connect(to));
+    let mut text = String::new();
+    connect.await??.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+fn listed() -> String {
+    let output = std::process::Command::new("nft")
+        .args(["list", "table", "inet", "countersign"])
+        .env("PATH", path_with_sbin())
+        .output()
+        .expect("nft");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn uid_maps() {
+    assert!(uid_is_mapped("         0          0 4294967295\n", 1337));
+    assert!(!uid_is_mapped("         0       1000          1\n", 1337));
+    assert!(uid_is_mapped("0 1000 1\n1 100000 65536\n", 1337));
+    assert!(!uid_is_mapped("", 1337));
+}
