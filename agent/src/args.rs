@@ -18,7 +18,13 @@ use clap::{Args, ValueEnum};
         --upstream database.shop:5432=15432 --sds-socket /run/orders/sds.sock")]
 pub struct AgentArgs {
     /// Control plane's secure address, HOST:PORT
-    #[arg(long, env = "COUNTERSIGN_SERVER", value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:15012",
+        value_parser = host_and_port
+    )]
     pub server: String,
     /// Root certificates that the control plane and all peers must chain to, PEM. Read again when it changes
     #[arg(long, env = "COUNTERSIGN_TRUST_BUNDLE", value_name = "FILE")]
@@ -32,7 +38,7 @@ pub struct AgentArgs {
     /// The Pod or WorkloadEntry that this agent stands beside
     #[arg(long, env = "COUNTERSIGN_WORKLOAD", value_name = "NAMESPACE/NAME")]
     pub workload: WorkloadRef,
-    /// The workload's address [default: the first of the network interfaces that is not loopback]
+    /// The workload's address; needed without capture [default under `nft`: the first that is not a loopback address]
     #[arg(long, env = "COUNTERSIGN_ADDRESS", value_name = "IP")]
     pub address: Option<IpAddr>,
     /// How traffic gets to Envoy: `nft` redirects all TCP of this network namespace; `none` lets Envoy listen on the workload's own ports
@@ -41,11 +47,16 @@ pub struct AgentArgs {
     /// Leave no redirection behind on a clean stop (without it, traffic stays refused while no Envoy runs)
     #[arg(long, env = "COUNTERSIGN_CLEANUP_CAPTURE")]
     pub cleanup_capture: bool,
-    /// Where an application listens, capture `none` only; repeatable [default for a port: 127.0.0.1:PORT]
-    #[arg(long, value_name = "PORT=unix:PATH|HOST:PORT")]
+    /// Where an application listens, capture `none` only; repeatable, or by commas [default for a port: 127.0.0.1:PORT]
+    #[arg(long, env = "COUNTERSIGN_APP", value_name = "PORT=unix:PATH|HOST:PORT", value_delimiter = ',')]
     pub app: Vec<App>,
-    /// A local port for a TCP service, capture `none` only; repeatable
-    #[arg(long, value_name = "SERVICE:PORT=[ADDRESS:]PORT")]
+    /// A local port for a TCP service, capture `none` only; repeatable, or by commas
+    #[arg(
+        long,
+        env = "COUNTERSIGN_UPSTREAM",
+        value_name = "SERVICE:PORT=[ADDRESS:]PORT",
+        value_delimiter = ','
+    )]
     pub upstream: Vec<ServiceUpstream>,
     /// Socket on which Envoy asks for certificates; its folder is made 0700
     #[arg(
@@ -79,7 +90,7 @@ pub struct AgentArgs {
     /// Ask for policy inside the listener instead of as extension configs (for tools that read listener dumps)
     #[arg(long, env = "COUNTERSIGN_INLINE_POLICY")]
     pub inline_policy: bool,
-    /// Address of /ready and /metrics [default: none]
+    /// Address of /ready and /metrics; under capture `nft` others reach it on port 15020 or 15021 only [default: none]
     #[arg(long, env = "COUNTERSIGN_AGENT_MONITORING_ADDR", value_name = "HOST:PORT")]
     pub monitoring_addr: Option<SocketAddr>,
     /// File that exists as long as the workload is ready
@@ -116,6 +127,14 @@ impl std::fmt::Display for WorkloadRef {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
 pub struct Expected(&'static str);
+
+fn host_and_port(text: &str) -> Result<String, Expected> {
+    let whole = text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    // An IPv6 address without brackets would lose its last part to the port.
+    let clear =
+        whole.is_some_and(|(host, _)| !host.contains(':') || (host.starts_with('[') && host.ends_with(']')));
+    if clear { Ok(text.to_owned()) } else { Err(Expected("HOST:PORT")) }
+}
 
 impl FromStr for WorkloadRef {
     type Err = Expected;
@@ -214,6 +233,12 @@ mod tests {
         assert_eq!("db:1=2".parse::<ServiceUpstream>().map(|u| u.host), Ok(None));
         for bad in ["", "db=1", "db:x=1", ":1=2", "db:1=", "db:1=x"] {
             assert!(bad.parse::<ServiceUpstream>().is_err(), "{bad}");
+        }
+        for good in ["a:1", "10.0.0.1:15012", "[fd00::1]:15012", "cp.istio-system.svc:15012"] {
+            assert!(host_and_port(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a", ":1", "a:", "a:x", "a:70000", "fd00::1:15012"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
         }
         for bad in ["", "a", "a/", "/a", "a/b/c", "a/../b", "A/b", "a/b c"] {
             assert!(bad.parse::<WorkloadRef>().is_err(), "{bad}");

@@ -79,6 +79,12 @@ impl Plan {
         })
     }
 
+    /// The same with Envoy known by its sockets' mark.
+    #[cfg(test)]
+    pub(crate) fn marked(&self) -> Self {
+        Self { proxy_uid: None, envoy_marks: true, ..self.clone() }
+    }
+
     /// The user that Envoy is to run as, if not ours.
     pub(crate) fn proxy_uid(&self) -> Option<u32> {
         self.proxy_uid

@@ -74,13 +74,14 @@ pub async fn run(args: AgentArgs) -> Result<(), Error> {
 
     // The socket first: Envoy may ask before there is a certificate, and then waits.
     let (secrets, served) = watch::channel(sds::Secrets::default());
-    let server = sds::Server::bind(&state.sds_socket, plan.allowed_uids(), served)?;
+    let server = sds::Server::bind(&state.sds_socket, plan.allowed_uids(), served.clone())?;
     tasks.spawn("SDS", server.run(stop.clone()));
     let identity = identity::Identity::new(&args, state.clone(), trust, plan.mark(), secrets, health.clone());
     tasks.spawn("identity", identity.run(stop.clone()));
     // Capture before Envoy: until it listens, traffic is refused, never let past.
     plan.apply().await?;
-    let supervisor = supervisor::Supervisor::new(&args, envoy, &state, bootstrap, &plan, health.clone());
+    let supervisor =
+        supervisor::Supervisor::new(&args, envoy, &state, bootstrap, &plan, served, health.clone());
     tasks.spawn("Envoy", supervisor.run(stop.clone()));
     tasks.spawn(
         "health",

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
@@ -19,6 +20,7 @@ use crate::args::AgentArgs;
 use crate::capture::Plan;
 use crate::health::Health;
 use crate::schedule;
+use crate::sds::Secrets;
 use crate::state::State;
 
 /// An Envoy that ran so long was no failed start.
@@ -27,6 +29,8 @@ const STABLE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// Older ones have known ways round RBAC.
 const FLOOR: (u32, u32, u32) = (1, 39, 1);
+/// How often it is looked whether an Envoy that is not our child still runs.
+const LOOK: Duration = Duration::from_secs(1);
 /// Follows `-c FILE`; by all three a process is known to be our Envoy.
 const NO_HOT_RESTART: &str = "--disable-hot-restart";
 
@@ -84,6 +88,8 @@ pub(crate) struct Supervisor {
     concurrency: u32,
     drain_time: u64,
     uid: Option<u32>,
+    /// What Envoy would be given.
+    secrets: watch::Receiver<Secrets>,
     health: Arc<Health>,
 }
 
@@ -94,6 +100,7 @@ impl Supervisor {
         state: &State,
         bootstrap: PathBuf,
         plan: &Plan,
+        secrets: watch::Receiver<Secrets>,
         health: Arc<Health>,
     ) -> Self {
         Self {
@@ -104,15 +111,25 @@ impl Supervisor {
             concurrency: args.concurrency,
             drain_time: args.drain_time,
             uid: plan.proxy_uid(),
+            secrets,
             health,
         }
     }
 
     /// Keeps an Envoy running until `stop`, then drains it.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EnvoyError> {
-        self.end_left_over().await?;
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), EnvoyError> {
+        if !left_overs(&self.bootstrap).is_empty() {
+            tracing::info!(
+                "the Envoy of an earlier agent serves on until there is a certificate for a new one"
+            );
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.certificate_or_no_envoy() => {}
+            }
+            self.end_left_over().await?;
+        }
         let mut failures = 0;
-        loop {
+        while !stop.is_cancelled() {
             let started = Instant::now();
             let mut child = self.start()?;
             tokio::select! {
@@ -130,8 +147,20 @@ impl Supervisor {
             // The first time at once: a killed Envoy should be back before anybody waits for it.
             let wait = if failures == 1 { Duration::ZERO } else { schedule::retry(failures, rand::random()) };
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An agent that comes back in the middle of an outage must not replace an Envoy that works by one that cannot.
+    async fn certificate_or_no_envoy(&mut self) {
+        loop {
+            let certificate = self.secrets.wait_for(Secrets::has_certificate);
+            if tokio::time::timeout(LOOK, certificate).await.is_ok() || left_overs(&self.bootstrap).is_empty()
+            {
+                return;
             }
         }
     }

@@ -188,10 +188,6 @@ impl Life {
     }
 }
 
-fn has_certificate(secrets: &Secrets) -> bool {
-    secrets.get("default").is_some()
-}
-
 async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + LIMIT;
     while !condition() {
@@ -204,7 +200,7 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 async fn joins_once_and_comes_back_by_its_own_certificate() {
     let scene = Scene::new(Some("once")).await;
     let mut first = scene.start(true);
-    first.until("a certificate", has_certificate).await;
+    first.until("a certificate", Secrets::has_certificate).await;
     assert!(!first.reasons().contains("certificate"), "only Envoy is missing");
     // As by kill -9: nothing is told to stop.
     first.task.abort();
@@ -212,7 +208,7 @@ async fn joins_once_and_comes_back_by_its_own_certificate() {
     let before = std::fs::read(&stored).expect("stored");
     for token in [true, false] {
         let mut next = scene.start(token);
-        next.until("a certificate again", has_certificate).await;
+        next.until("a certificate again", Secrets::has_certificate).await;
         next.end().await;
     }
     assert_eq!(scene.fake.joins.load(Ordering::SeqCst), 1);
@@ -229,7 +225,7 @@ async fn a_spent_or_missing_token_is_said_and_a_new_one_taken_up() {
     eventually("the refusal is told", || life.reasons().contains("no such token")).await;
     scene.fake.tokens.lock().expect("no panic").insert("fresh".to_owned());
     std::fs::write(scene.file("token"), "fresh").expect("written");
-    life.until("a certificate", has_certificate).await;
+    life.until("a certificate", Secrets::has_certificate).await;
     life.end().await;
 }
 
@@ -243,7 +239,7 @@ async fn another_root_is_not_believed() {
     // A bundle that cannot be read changes nothing; the right one is taken up without a restart.
     std::fs::write(scene.file("root.pem"), "garbage").expect("written");
     std::fs::write(scene.file("root.pem"), scene.fake.root.root().to_pem()).expect("written");
-    life.until("a certificate", has_certificate).await;
+    life.until("a certificate", Secrets::has_certificate).await;
     life.end().await;
 }
 
@@ -253,7 +249,7 @@ async fn agent_certificates_are_renewed_with_a_new_key_and_kept() {
     // With the two minutes of backdating the half life of these is over at once.
     scene.fake.lifetimes.0.store(60, Ordering::SeqCst);
     let mut life = scene.start(true);
-    life.until("a certificate", has_certificate).await;
+    life.until("a certificate", Secrets::has_certificate).await;
     let first = std::fs::read(scene.file("sds/agent-svid.pem")).expect("stored");
     eventually("renewed", || scene.fake.renewals.load(Ordering::SeqCst) > 0).await;
     eventually("kept", || std::fs::read(scene.file("sds/agent-svid.pem")).expect("stored") != first).await;
@@ -266,12 +262,12 @@ async fn an_expired_certificate_is_not_served_and_not_ready_until_there_is_anoth
     let scene = Scene::new(Some("once")).await;
     scene.fake.lifetimes.1.store(2, Ordering::SeqCst);
     let mut life = scene.start(true);
-    life.until("a certificate", has_certificate).await;
+    life.until("a certificate", Secrets::has_certificate).await;
     scene.fake.down.store(true, Ordering::SeqCst);
-    life.until("it is taken away", |secrets| !has_certificate(secrets)).await;
+    life.until("it is taken away", |secrets| !secrets.has_certificate()).await;
     assert!(life.reasons().contains("no valid workload certificate"), "{}", life.reasons());
     scene.fake.lifetimes.1.store(3600, Ordering::SeqCst);
     scene.fake.down.store(false, Ordering::SeqCst);
-    life.until("another one", has_certificate).await;
+    life.until("another one", Secrets::has_certificate).await;
     life.end().await;
 }

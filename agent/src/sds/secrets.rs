@@ -46,6 +46,10 @@ impl Secrets {
         self.version += 1;
     }
 
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.version
     }

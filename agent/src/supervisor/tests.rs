@@ -52,7 +52,7 @@ struct Scene {
     dir: tempfile::TempDir,
     envoy: PathBuf,
     stop: CancellationToken,
-    _secrets: watch::Sender<Secrets>,
+    secrets: watch::Sender<Secrets>,
 }
 
 impl Scene {
@@ -64,7 +64,7 @@ impl Scene {
         secrets.send_modify(|s| s.set_bundle(root));
         secrets.send_modify(|s| s.set_certificate(Some(KeyPair { chain, key })));
         let stop = CancellationToken::new();
-        let scene = Self { dir, envoy, stop: stop.clone(), _secrets: secrets };
+        let scene = Self { dir, envoy, stop: stop.clone(), secrets };
         let (_, state, plan, _) = scene.parts();
         let server = Server::bind(&state.sds_socket, plan.allowed_uids(), served).expect("bound");
         tokio::spawn(server.run(stop));
@@ -100,13 +100,16 @@ impl Scene {
         (args, state, plan, Arc::default())
     }
 
-    /// Starts supervision, as a new agent does.
-    async fn supervise(&self) -> (State, tokio::task::JoinHandle<Result<(), EnvoyError>>) {
+    /// Starts supervision, as a new agent does that sees `secrets`.
+    async fn supervise(
+        &self,
+        secrets: watch::Receiver<Secrets>,
+    ) -> (State, tokio::task::JoinHandle<Result<(), EnvoyError>>) {
         let (args, state, plan, health) = self.parts();
         let trust = identity::Trust::load(&args).expect("a bundle");
         let bootstrap = bootstrap::write(&args, &state, &trust, &plan).expect("a bootstrap");
         let envoy = Envoy::find(&args).await.expect("an Envoy");
-        let supervisor = Supervisor::new(&args, envoy, &state, bootstrap, &plan, health);
+        let supervisor = Supervisor::new(&args, envoy, &state, bootstrap, &plan, secrets, health);
         (state, tokio::spawn(supervisor.run(self.stop.clone())))
     }
 
@@ -147,7 +150,7 @@ async fn envoy_gets_its_certificate_and_is_replaced_when_killed_or_left_behind()
         return println!("skipped: no Envoy in .cache/envoy (scripts/get-envoy fetches one)");
     };
     let scene = Scene::new(envoy);
-    let (state, agent) = scene.supervise().await;
+    let (state, agent) = scene.supervise(scene.secrets.subscribe()).await;
     let first = scene.envoy(&state, None).await;
     kill_now(first);
     let second = scene.envoy(&state, Some(first)).await;
@@ -156,7 +159,13 @@ async fn envoy_gets_its_certificate_and_is_replaced_when_killed_or_left_behind()
     agent.abort();
     assert!(agent.await.expect_err("aborted").is_cancelled());
     assert_eq!(left_overs(&state.bootstrap), [second], "goes on without an agent");
-    let (state, agent) = scene.supervise().await;
+    let (own, seen) = watch::channel(Secrets::default());
+    let (state, agent) = scene.supervise(seen).await;
+    let early = tokio::time::timeout(LOOK * 2, scene.envoy(&state, Some(second))).await;
+    assert!(early.is_err(), "not replaced yet");
+    assert_eq!(left_overs(&state.bootstrap), [second], "as long as there is no certificate for another");
+    let (chain, key, _) = certificate();
+    own.send_modify(|s| s.set_certificate(Some(KeyPair { chain, key })));
     let third = scene.envoy(&state, Some(second)).await;
 
     // Only the owner may talk to its admin interface.
