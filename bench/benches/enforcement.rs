@@ -1,5 +1,6 @@
 //! From saving a policy file to a request refused, in 20 real Envoys, over live keep-alive connections; and what the control
 //! plane uses for it. Prints a table; decides nothing. `cargo bench -p bench --bench enforcement`.
+#![expect(clippy::print_stdout, reason = "what it measures is its output")]
 
 use std::time::{Duration, Instant};
 
