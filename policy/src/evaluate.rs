@@ -29,8 +29,8 @@ pub struct Decision {
     /// Providers of the CUSTOM rules that match, by name: the verdict holds if all of them allow. On TCP also those of
     /// HTTP type, which Envoy cannot ask there (semantics §4.4); which type a provider has is not known here.
     pub consulted: Vec<Arc<str>>,
-    /// The AUDIT rule that flags the request.
-    pub audited: Option<String>,
+    /// The AUDIT rules that flag the request, by name, sorted.
+    pub audited: Vec<String>,
     /// What the dry-run policies would have said; `None` if there are none or the request did not get that far.
     pub dry_run: Option<DryRun>,
     /// For [`Deciding::DefaultDeny`]: the ALLOW rule that came closest. `None` if no rule can match anything.
@@ -74,6 +74,29 @@ impl std::fmt::Display for Deciding {
     }
 }
 
+/// One line for people; whatever the request says in it is escaped.
+impl std::fmt::Display for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Audits and dry runs decide nothing.
+        let Self { verdict, deciding, consulted, audited: _, dry_run: _, nearest } = self;
+        match deciding {
+            Deciding::Mtls(_) => write!(f, "denied by {deciding}: no verified identity")?,
+            Deciding::Token(_) => write!(f, "denied: {deciding}")?,
+            Deciding::Deny(_) => write!(f, "denied by {deciding}")?,
+            Deciding::Allow(_) => write!(f, "allowed by {deciding}")?,
+            Deciding::NoAllowPolicy => write!(f, "allowed: {deciding}")?,
+            Deciding::DefaultDeny => match nearest {
+                Some(miss) => write!(f, "{deciding}; closest is {miss}")?,
+                None => write!(f, "{deciding}, and none can match anything")?,
+            },
+        }
+        match verdict {
+            Verdict::Allow if !consulted.is_empty() => write!(f, ", if agreed by {}", consulted.join(", ")),
+            Verdict::Allow | Verdict::Deny => Ok(()),
+        }
+    }
+}
+
 /// What dry-run policies would decide on their own. Never part of the verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DryRun {
@@ -97,7 +120,7 @@ fn decide(enforced: &EffectivePolicy, written: &EffectivePolicy, request: &Reque
         verdict: Verdict::Deny,
         deciding: Deciding::DefaultDeny,
         consulted: Vec::new(),
-        audited: None,
+        audited: Vec::new(),
         dry_run: None,
         nearest: None,
     };
@@ -117,7 +140,8 @@ fn decide(enforced: &EffectivePolicy, written: &EffectivePolicy, request: &Reque
             return decision;
         }
     }
-    decision.audited = matched(audit.enforced.as_deref(), &view);
+    decision.audited = matching(audit.enforced.as_deref(), &view).collect();
+    decision.audited.sort();
     decision.dry_run = dry_run(deny, allow, &view);
     (decision.verdict, decision.deciding) = authorize(deny, allow, &view);
     if decision.deciding == Deciding::DefaultDeny {
@@ -158,8 +182,13 @@ fn strict_by(mtls: &EffectiveMtls) -> Option<ObjectName> {
 
 /// The name of the rule that matches, the first in the order of names: Envoy keeps them in a sorted map.
 fn matched(rules: Option<&[EffectiveRule]>, view: &View<'_>) -> Option<String> {
-    let matching = rules.unwrap_or_default().iter().filter(|rule| rule_matches(rule, view));
-    matching.map(EffectiveRule::name).min()
+    matching(rules, view).min()
+}
+
+/// The names of all rules that match, in the order of the policies.
+fn matching<'a>(rules: Option<&'a [EffectiveRule]>, view: &'a View<'_>) -> impl Iterator<Item = String> + 'a {
+    let matching = rules.unwrap_or_default().iter().filter(move |rule| rule_matches(rule, view));
+    matching.map(EffectiveRule::name)
 }
 
 fn rule_matches(rule: &EffectiveRule, view: &View<'_>) -> bool {

@@ -26,11 +26,50 @@ pub struct Mismatch {
     pub had: String,
 }
 
+impl std::fmt::Display for NearMiss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rule, failed } = self;
+        write!(f, "{rule}: ")?;
+        for (i, mismatch) in failed.iter().enumerate() {
+            write!(f, "{}{mismatch}", if i == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { field, wanted, had } = self;
+        write!(f, "{} wanted {}, had {}", one_line(field), one_line(wanted), one_line(had))
+    }
+}
+
+/// As much of `text` as a line has room for, without anything a terminal would obey: claims and paths are the caller's.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            _ if i == SHOWN => {
+                line.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => line.push(c),
+            _ => line.extend(c.escape_debug()),
+        }
+    }
+    line
+}
+
+/// Characters of one value in a line.
+const SHOWN: usize = 200;
+
 /// More values than this are counted, not listed.
 const LISTED: usize = 5;
 
-/// Headers whose values are secrets; an explanation ends up in terminals and logs.
+/// Headers whose values are secrets, on either side; an explanation ends up in terminals and logs.
 const SECRET: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
+
+const NOT_SHOWN: &str = "(not shown)";
 
 /// The rule with the fewest failed clauses, the first of equals. Rules that can match nothing are left out.
 pub(super) fn nearest(rules: &[EffectiveRule], view: &View<'_>) -> Option<NearMiss> {
@@ -66,6 +105,8 @@ fn mismatch(clause: &Clause, view: &View<'_>) -> Mismatch {
     let unwanted: Vec<&Atom> = none.iter().filter(|a| atom::matches(a, view)).collect();
     let wanted =
         if unwanted.is_empty() { list(any.iter()) } else { format!("not {}", list(unwanted.into_iter())) };
+    let secret = |atom: &Atom| matches!(atom, Atom::Header { name, .. } if SECRET.contains(&&**name));
+    let wanted = if any.iter().chain(none).any(secret) { NOT_SHOWN.to_owned() } else { wanted };
     let had = any.first().or(none.first()).map_or_else(String::new, |atom| had(atom, view));
     Mismatch { field: field.clone(), wanted, had }
 }
@@ -100,7 +141,9 @@ fn had(atom: &Atom, view: &View<'_>) -> String {
             let values = view.header(name);
             match (values.is_empty(), SECRET.contains(&&**name)) {
                 (true, _) => "absent".to_owned(),
-                (false, true) => "(not shown)".to_owned(),
+                (false, true) => NOT_SHOWN.to_owned(),
+                // A query can hold a token.
+                (false, false) if &**name == ":path" => view.path().to_owned(),
                 (false, false) => values.join(", "),
             }
         }

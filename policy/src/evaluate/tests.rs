@@ -225,7 +225,7 @@ fn tcp_narrows_allow_and_widens_the_others() {
 #[test]
 fn audit_custom_and_dry_run_do_not_decide() {
     let mut policy = policy(None, Some(vec![by_path("a", "/a*")]));
-    policy.audit = rules(vec![by_path("audit", "/ab")]);
+    policy.audit = rules(vec![by_path("other", "/a*"), by_path("audit", "/ab"), by_path("no", "/x")]);
     policy.custom = BTreeMap::from([
         ("x".into(), rules(vec![by_path("c", "/ab")])),
         ("y".into(), rules(vec![by_path("c", "/zz")])),
@@ -233,12 +233,13 @@ fn audit_custom_and_dry_run_do_not_decide() {
     policy.deny.shadow = Some(vec![by_path("dry", "/ab")]);
     let decision = evaluate(&policy, &get("/ab"));
     assert_eq!((decision.verdict, &decision.deciding), (Verdict::Allow, &allow("a")));
-    assert_eq!(decision.audited.as_deref(), Some("ns[foo]-policy[audit]-rule[0]"));
+    assert_eq!(decision.audited, ["ns[foo]-policy[audit]-rule[0]", "ns[foo]-policy[other]-rule[0]"]);
     assert_eq!(decision.consulted, ["x".into()]);
     let rule = Some("ns[foo]-policy[dry]-rule[0]".to_owned());
     assert_eq!(decision.dry_run, Some(DryRun { verdict: Verdict::Deny, rule }));
     let decision = evaluate(&policy, &get("/a"));
-    assert_eq!((decision.audited, decision.consulted.len()), (None, 0));
+    assert_eq!(decision.audited, ["ns[foo]-policy[other]-rule[0]"]);
+    assert_eq!(decision.consulted.len(), 0);
     assert_eq!(decision.dry_run, Some(DryRun { verdict: Verdict::Allow, rule: None }));
 
     // Only a dry-run ALLOW: everything passes, and it would not (semantics §10.1).
@@ -417,9 +418,81 @@ fn a_near_miss_speaks_plainly_and_keeps_secrets() {
             ("hosts", "h", "none"),
             ("notPaths", "not /a*", "/a"),
             ("namespaces", "bar", "no verified identity"),
-            ("request.headers[authorization]", "v", "(not shown)"),
+            ("request.headers[authorization]", "(not shown)", "(not shown)"),
             ("request.headers[x]", "v", "absent"),
             ("request.auth.audiences", "us", "no verified token"),
         ]
     );
+}
+
+#[test]
+fn a_decision_is_one_line() {
+    let orders = rule(
+        "orders-policy",
+        0,
+        vec![clause("methods", &[method("POST")], &[]), clause("paths", &[path("/orders/*")], &[])],
+        vec![clause("principals", &[principal("cluster.local/ns/foo/sa/a")], &[])],
+    );
+    let shop = policy(None, Some(vec![orders]));
+    let never = policy(None, Some(vec![EffectiveRule::never(ObjectName::new("foo", "n"), 0)]));
+    let strict = EffectiveMtls {
+        mode: MtlsMode::Strict,
+        set_by: Some(ObjectName::new("foo", "default")),
+        ..EffectiveMtls::default()
+    };
+    let custom = BTreeMap::from([
+        ("x".into(), rules(vec![by_path("c", "/ad")])),
+        ("y".into(), rules(vec![by_path("c", "/a*")])),
+    ]);
+    let asked = EffectivePolicy { custom, ..policy(Some(vec![by_path("d", "/ad")]), None) };
+    let order = |method: &str, path: &str| Request { method: method.into(), ..get(path) };
+    let token = EffectivePolicy {
+        jwt: vec![JwtRule { presence: Presence::Required, ..jwt("i") }],
+        ..EffectivePolicy::default()
+    };
+    for (policy, request, expected) in [
+        (
+            &shop,
+            order("DELETE", "/orders/42"),
+            "no ALLOW rule matches; closest is ns[foo]-policy[orders-policy]-rule[0]: methods wanted POST, had DELETE",
+        ),
+        (
+            &shop,
+            order("PUT", "/refunds"),
+            "no ALLOW rule matches; closest is ns[foo]-policy[orders-policy]-rule[0]: methods wanted POST, had PUT; \
+             paths wanted /orders/*, had /refunds",
+        ),
+        (&shop, order("POST", "/orders/42"), "allowed by ns[foo]-policy[orders-policy]-rule[0]"),
+        (&never, get("/"), "no ALLOW rule matches, and none can match anything"),
+        (
+            &EffectivePolicy { mtls: strict, ..EffectivePolicy::default() },
+            Request::http(80),
+            "denied by ns[foo]-peerauthentication[default]-strict: no verified identity",
+        ),
+        (&token, get("/"), "denied: a token of \"i\" is required"),
+        // Whoever is asked does not matter where it is denied anyway.
+        (&asked, get("/ad"), "denied by ns[foo]-policy[d]-rule[0]"),
+        (&asked, get("/ab"), "allowed: no ALLOW policy, if agreed by y"),
+        (&asked, get("/b"), "allowed: no ALLOW policy"),
+    ] {
+        assert_eq!(evaluate(policy, &request).to_string(), expected);
+    }
+}
+
+#[test]
+fn what_a_caller_sends_cannot_write_to_the_terminal() {
+    let mismatch =
+        |had: &str| Mismatch { field: "paths".into(), wanted: "/é".into(), had: had.into() }.to_string();
+    assert_eq!(mismatch("it's \"a\\b\""), "paths wanted /é, had it's \"a\\b\"");
+    assert_eq!(mismatch("a\nb\u{1b}[2J\u{202e}"), "paths wanted /é, had a\\nb\\u{1b}[2J\\u{202e}");
+    assert_eq!(mismatch(&"x".repeat(60_000)), format!("paths wanted /é, had {}…", "x".repeat(200)));
+    assert!(mismatch(&"x".repeat(200)).ends_with('x'));
+}
+
+#[test]
+fn a_near_miss_shows_no_query() {
+    let header = Atom::Header { name: ":path".into(), value: StringMatch::parse("/b") };
+    let rule = rule("p", 0, vec![], vec![clause("request.headers[:path]", &[header], &[])]);
+    let line = evaluate(&policy(None, Some(vec![rule])), &get("/a?access_token=secret")).to_string();
+    assert!(line.ends_with("request.headers[:path] wanted /b, had /a"), "{line}");
 }

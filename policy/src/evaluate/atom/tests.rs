@@ -46,6 +46,9 @@ fn principals() {
         // A name that is no SPIFFE ID is not read as one.
         ("cluster.local/ns/foo/sa/a", "cluster.local/ns/foo/sa/a", false),
         ("*/sa/a", "https://cluster.local/ns/foo/sa/a", false),
+        ("*", "spiffe://td/a\nb", false),
+        ("*/b", "spiffe://td/a\n/b", false),
+        ("td/*", "spiffe://td/a\nb", true),
         // With two stars the leading one wins.
         ("*/a*", "spiffe://td/a*", true),
         ("*/a*", "spiffe://td/ab", false),
@@ -240,7 +243,7 @@ fn headers() {
         ..Request::http(80)
     };
     let header = |name: &str, value: &str| Atom::Header { name: name.into(), value: text(value) };
-    // Tried on Envoy 1.39.3; 1.36 joins the values (CVE-2026-26308).
+    // Tried on Envoy 1.39.3 and 1.40.0; 1.36.2 joins the values (CVE-2026-26308).
     for (value, headers, expected) in [
         ("a", &[("X", "a")][..], true),
         ("a", &[("x", "A")], false),
@@ -299,6 +302,9 @@ fn request_principals() {
     check_claims(&atom(None, None), &json!({"iss": "i"}), false);
     check_claims(&atom(None, None), &token("i", ""), false);
     check_claims(&atom(None, None), &json!({"iss": "i", "sub": 7}), false);
+    check_claims(&atom(None, None), &token("i", "a\nb"), false);
+    check_claims(&atom(None, None), &token("i\n", "s"), false);
+    check_claims(&atom(some("i"), Some(StringMatch::Prefix("a".into()))), &token("i", "a\nb"), true);
     check_claims(&atom(some("a/b"), some("c")), &token("a/b", "c"), true);
     check_claims(&atom(some("a/b"), some("c")), &token("a", "b/c"), false);
     check_claims(&atom(Some(StringMatch::Suffix("i".into())), some("s")), &token("xi", "s"), true);
@@ -322,6 +328,14 @@ fn claims_are_strings_or_lists_of_strings() {
         (&["a"], "*", json!({"a": "x"}), true),
         (&["a"], "*", json!({"a": ""}), false),
         (&["a"], "*", json!({"b": "x"}), false),
+        // Tried on Envoy 1.36.2, 1.39.3 and 1.40.0.
+        (&["a"], "*", json!({"a": "x\ny"}), false),
+        (&["a"], "*", json!({"a": "x\n"}), false),
+        (&["a"], "*", json!({"a": ["x\ny"]}), false),
+        (&["a"], "*", json!({"a": "x\ry"}), true),
+        (&["a"], "*", json!({"a": "x\u{85}\u{2028}\u{0}y"}), true),
+        (&["a"], "x*", json!({"a": "x\ny"}), true),
+        (&["a"], "x\ny", json!({"a": "x\ny"}), true),
         (&["a"], "7", json!({"a": 7}), false),
         (&["a"], "true", json!({"a": true}), false),
         (&["a"], "7", json!({"a": [7]}), false),
