@@ -42,6 +42,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     DemoApp(demo::app::AppArgs),
+    #[command(hide = true)]
+    DemoGuard(demo::GuardArgs),
     Version(version::VersionArgs),
     Completion(completion::CompletionArgs),
 }
@@ -73,6 +75,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wait(args) => wait::run(&args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::DemoApp(args) => demo::app::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::DemoGuard(args) => {
+            demo::guard(&args);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args, Cli::command()),
     }

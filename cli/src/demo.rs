@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail};
 
 use call::Calls;
 use children::Children;
+pub(crate) use children::{GuardArgs, guard};
 use credentials::{Login, Mint};
 use report::Report;
 use shop::Shop;
@@ -93,6 +94,14 @@ impl Folder {
         Ok(if args.keep { Self::Given(folder.keep()) } else { Self::Temporary(folder) })
     }
 
+    /// The folder, if it is to be removed in the end.
+    fn temporary(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Given(_) => None,
+            Self::Temporary(folder) => Some(folder.path()),
+        }
+    }
+
     fn path(&self) -> &std::path::Path {
         match self {
             Self::Given(path) => path,
@@ -110,7 +119,7 @@ async fn show(args: DemoArgs) -> Result<ExitCode> {
     let shop = Shop::write(folder.path(), &login.jwks())?;
     progress.say(&format!("wrote the shop's policies to {}", shop.files().display()));
     // Dropped before the folder: processes end first.
-    let mut children = Children::new(&shop.logs());
+    let mut children = Children::new(&shop.logs(), folder.temporary())?;
     start::applications(&shop, &mut children)?;
     start::control_plane(&shop, &mut children).await?;
     progress.say("the control plane is ready");

@@ -33,12 +33,12 @@ fn processes_of(folder: &Path) -> Vec<String> {
 #[track_caller]
 fn nothing_left(tmp: &Path) {
     let deadline = Instant::now() + PATIENCE;
-    while !processes_of(tmp).is_empty() && Instant::now() < deadline {
+    let files =
+        || std::fs::read_dir(tmp).expect("a folder").flatten().map(|e| e.file_name()).collect::<Vec<_>>();
+    while !(processes_of(tmp).is_empty() && files().is_empty()) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(processes_of(tmp), Vec::<String>::new());
-    let files: Vec<_> = std::fs::read_dir(tmp).expect("a folder").flatten().map(|e| e.file_name()).collect();
-    assert!(files.is_empty(), "{files:?}");
+    assert_eq!((processes_of(tmp), files()), (Vec::new(), Vec::new()));
 }
 
 #[track_caller]
@@ -74,22 +74,23 @@ fn every_row_passes() {
     nothing_left(tmp.path());
 }
 
-/// Ctrl-C at any time ends everything that was started.
+/// Ctrl-C at any time ends everything that was started, and the temporary folder goes with it; so does SIGKILL.
 #[test]
-fn an_interrupted_demo_leaves_nothing() {
+fn an_interrupted_or_killed_demo_leaves_nothing() {
     let Some(envoy) = lab::envoy_or_skip(here!()) else { return };
-    for what in ["standalone", "bootstrap"] {
+    for (signal, seen_first) in [
+        (Signal::SIGINT, "standalone"),
+        (Signal::SIGTERM, "envoy-bootstrap"),
+        (Signal::SIGKILL, "envoy-bootstrap"),
+    ] {
         let tmp = tempfile::tempdir().expect("a folder");
-        let mut child = demo(&envoy, tmp.path(), &["--keep"]).spawn().expect("the demo runs");
-        let seen = || processes_of(tmp.path()).iter().any(|line| line.contains(what));
-        wait_until(what, &mut child, seen);
-        kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGINT).expect("it runs");
-        assert_eq!(child.wait().expect("a child").code(), Some(130));
-        let deadline = Instant::now() + PATIENCE;
-        while !processes_of(tmp.path()).is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert_eq!(processes_of(tmp.path()), Vec::<String>::new());
+        let mut child = demo(&envoy, tmp.path(), &["--watch"]).spawn().expect("the demo runs");
+        wait_until(seen_first, &mut child, || {
+            processes_of(tmp.path()).iter().any(|line| line.contains(seen_first))
+        });
+        kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("it runs");
+        assert!(!child.wait().expect("a child").success());
+        nothing_left(tmp.path());
     }
 }
 
@@ -124,6 +125,12 @@ fn watch_prints_the_rows_that_an_edit_changes() {
     let policy = folder.join("shop/policies/orders-policy.yaml");
     let old = std::fs::read_to_string(&policy).expect("the policy");
     std::fs::write(&policy, old.replace("\"POST\"", "\"POST\", \"DELETE\"")).expect("the edit");
+    read("saved, and changed", &mut child);
+    read("orders DELETE /orders/42", &mut child);
+    std::fs::write(&policy, old.replace("methods", "metods")).expect("a slip");
+    read("metods", &mut child);
+    read("last good version", &mut child);
+    std::fs::write(&policy, &old).expect("the edit");
     read("saved, and changed", &mut child);
     read("orders DELETE /orders/42", &mut child);
     kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGTERM).expect("it runs");

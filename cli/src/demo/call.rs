@@ -277,14 +277,14 @@ pub(super) fn order(method: &str, id: &str) -> Request<Full<Bytes>> {
     request.header("x-request-id", id).body(Full::default()).expect("fixed parts are valid")
 }
 
-/// The status of a GET; [`Outcome::Closed`] if nobody listens.
-pub(super) async fn get(address: SocketAddr, path: &str) -> Outcome {
+/// The status and the body of a GET; [`Outcome::Closed`] if nobody listens.
+pub(super) async fn get(address: SocketAddr, path: &str) -> (Outcome, String) {
     let exchange = async {
         let mut connection = Connection::over(dial(address).await?).await?;
         let request = Request::get(path).header(header::HOST, address.to_string()).body(Full::default());
         connection.send(request.map_err(|e| Refused::from(&e))?).await
     };
-    exchange.await.map_or_else(|refused| refused.outcome, |(outcome, _)| outcome)
+    exchange.await.unwrap_or_else(|refused| (refused.outcome, String::new()))
 }
 
 async fn dial(to: SocketAddr) -> Result<TcpStream, Refused> {

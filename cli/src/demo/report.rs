@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::call::{Calls, How, Made};
+use super::call::{self, Calls, How, Made};
 use super::live::{self, Live};
 use super::log::{self, Decided, Find, Line};
 use super::model::Model;
 use super::rows::{ROWS, Row};
 use super::shop::{self, FORWARD, Shop};
-use super::table::{Colour, Shown, milliseconds, render};
+use super::start;
+use super::table::{Colour, Shown, milliseconds, render, render_changes};
 
 /// How long Envoys may take to write their access logs.
 const LOGS: Duration = Duration::from_secs(3);
@@ -65,29 +66,31 @@ impl Report {
         self.count();
     }
 
-    /// Calls again after `files` were saved: what changed, as text.
+    /// Calls again after `files` were saved: what changed and what the control plane has to say, as text.
     pub(super) async fn again(&mut self, calls: &Calls, files: &[String]) -> String {
-        let mut changed: Vec<Shown> = Vec::new();
+        let colour = Colour::of_stdout();
+        let mut changed: Vec<(String, Shown)> = Vec::new();
         // A change is felt within milliseconds; a row that has not changed after the second look has not changed.
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let now = rows(calls).await;
-            changed.extend(now.iter().filter(|row| self.differs(row)).cloned());
-            for row in now {
+            for row in rows(calls).await {
                 if let Some(old) = self.rows.iter_mut().find(|old| old.name == row.name) {
+                    if old.got != row.got {
+                        changed.push((old.got.clone(), row.clone()));
+                    }
                     *old = row;
                 }
             }
         }
-        let files = files.join(", ");
-        if changed.is_empty() {
-            return format!("\n{files} saved: no row changed\n");
+        let mut text = format!("\n{} saved", files.join(", "));
+        text += if changed.is_empty() { ": no row changed\n" } else { ", and changed:\n" };
+        if !changed.is_empty() {
+            text += &render_changes(&changed, colour);
         }
-        format!("\n{files} saved, and changed:\n{}", render(&changed, Colour::of_stdout()))
-    }
-
-    fn differs(&self, row: &Shown) -> bool {
-        self.rows.iter().any(|old| old.name == row.name && old.got != row.got)
+        for complaint in complaints(&calls.shop).await {
+            text += &format!("{}\n", colour.bad(&complaint));
+        }
+        text
     }
 
     pub(super) fn text(&self) -> String {
@@ -108,6 +111,26 @@ impl Report {
     pub(super) fn json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
+}
+
+/// What the control plane could not understand, and what it does instead.
+async fn complaints(shop: &Shop) -> Vec<String> {
+    let (_, body) = call::get(start::monitoring(shop), "/status").await;
+    let Ok(status) = serde_json::from_str::<controller::Report>(&body) else { return Vec::new() };
+    let mut complaints = Vec::new();
+    for object in &status.objects {
+        let accepted =
+            object.conditions.iter().find(|c| c.kind == "Accepted").map_or("", |c| c.reason.as_str());
+        let instead =
+            if accepted == "LastGoodVersionKept" { "its last good version stays in force" } else { "closed" };
+        for finding in object.findings.iter().filter(|finding| finding.severity == "error") {
+            complaints.push(format!("{}: {} ({instead})", object.origin, finding.message));
+        }
+    }
+    let unreadable = status.unreadable.iter();
+    complaints
+        .extend(unreadable.map(|document| format!("{}: {}", document.origin, document.finding.message)));
+    complaints
 }
 
 async fn rows(calls: &Calls) -> Vec<Shown> {
@@ -197,7 +220,7 @@ pub(super) fn invitation(shop: &Shop, watch: bool) -> String {
         at("user"),
         at("payment"),
         at("intruder"),
-        super::start::monitoring(shop),
+        start::monitoring(shop),
         shop.files().join("policies").display(),
         if watch { " (the rows it changes are printed here)" } else { "" },
     )

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -95,6 +96,8 @@ const FILES: [(&str, &str); 11] = [
     ("policies/database.yaml", include_str!("../../demo/shop/policies/database.yaml")),
 ];
 const MESH_CONFIG: &str = include_str!("../../demo/mesh-config.yaml");
+/// A port of the control plane's address on which nothing is served.
+const RESERVED: u16 = 15019;
 /// The network in the templates; replaced where another demo already uses it.
 const TEMPLATE_NETWORK: &str = "127.7.7.";
 
@@ -103,6 +106,8 @@ const TEMPLATE_NETWORK: &str = "127.7.7.";
 pub(super) struct Shop {
     pub(super) folder: PathBuf,
     network: [u8; 3],
+    /// Keeps other demos out of the network.
+    _held: Arc<TcpListener>,
 }
 
 impl Shop {
@@ -111,9 +116,9 @@ impl Shop {
     /// # Errors
     /// If the folder cannot be written, or every network is taken.
     pub(super) fn write(folder: &Path, jwks: &str) -> Result<Self> {
-        let third =
-            (7..=250).find(|third| is_free([127, 7, *third])).context("all loopback networks are in use")?;
-        let shop = Self { folder: folder.to_owned(), network: [127, 7, third] };
+        let free = (7..=250).find_map(|third| reserve([127, 7, third]).map(|held| ([127, 7, third], held)));
+        let (network, held) = free.context("all loopback networks are in use")?;
+        let shop = Self { folder: folder.to_owned(), network, _held: Arc::new(held) };
         for private in ["state", "run", "logs"] {
             std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
                 .recursive(true)
@@ -201,9 +206,9 @@ impl Shop {
     }
 }
 
-/// Whether nobody listens where this network's control plane would.
-fn is_free([a, b, c]: [u8; 3]) -> bool {
-    TcpListener::bind((Ipv4Addr::new(a, b, c, 1), 15012)).is_ok()
+/// A network that is nobody else's: the holder of this listener has it.
+fn reserve([a, b, c]: [u8; 3]) -> Option<TcpListener> {
+    TcpListener::bind((Ipv4Addr::new(a, b, c, 1), RESERVED)).ok()
 }
 
 #[cfg(test)]
@@ -213,7 +218,7 @@ mod tests {
     #[test]
     fn the_files_are_written_for_a_free_network_and_hold_no_placeholder() {
         let folder = tempfile::tempdir().unwrap();
-        let taken = TcpListener::bind("127.7.7.1:15012");
+        let taken = TcpListener::bind("127.7.7.1:15019");
         let shop = Shop::write(folder.path(), r#"{"keys":[]}"#).unwrap();
         let text = |path: &str| std::fs::read_to_string(shop.files().join(path)).unwrap();
         for (path, _) in FILES {

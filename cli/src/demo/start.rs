@@ -96,7 +96,7 @@ pub(super) async fn control_plane(shop: &Shop, children: &mut Children) -> Resul
 
 /// Whether the control plane says that it is ready.
 async fn ready(shop: &Shop) -> bool {
-    call::get(shop.control(MONITORING), "/ready").await == Outcome::Http(200)
+    call::get(monitoring(shop), "/ready").await.0 == Outcome::Http(200)
 }
 
 /// Starts the applications.

@@ -1,6 +1,5 @@
 //! The table, for people: aligned columns that also read well without colour. Prints nothing itself.
 
-use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -53,27 +52,16 @@ impl Colour {
     }
 }
 
-const TITLES: [&str; 8] = ["", "caller", "call", "expected", "got", "ms", "decided by", "shows"];
-
-/// The whole table, its columns as wide as they need to be.
+/// The whole table.
 pub(super) fn render(rows: &[Shown], colour: Colour) -> String {
+    let titles = ["", "caller", "call", "expected", "got", "ms", "decided by", "shows"];
     let cells: Vec<[String; 8]> = rows.iter().map(cells).collect();
-    let width = |column: usize| {
-        let widest = cells.iter().map(|row| row[column].chars().count()).max();
-        widest.unwrap_or(0).max(TITLES[column].len())
-    };
-    let widths: Vec<usize> = (0..TITLES.len()).map(width).collect();
-    let mut text = colour.bold(&line(&TITLES.map(str::to_owned), &widths, |_, cell| cell)) + "\n";
-    for (row, cells) in rows.iter().zip(&cells) {
-        let paint = |column: usize, cell: String| match (column, row.passed) {
-            (0 | 4, true) => colour.good(&cell),
-            (0 | 4, false) => colour.bad(&cell),
-            (7, _) => colour.faint(&cell),
-            _ => cell,
-        };
-        writeln!(text, "{}", line(cells, &widths, paint)).expect("writing to a string");
-    }
-    text
+    layout(titles, &cells, colour, |row, column, cell| match (column, rows[row].passed) {
+        (0 | 4, true) => colour.good(cell),
+        (0 | 4, false) => colour.bad(cell),
+        (7, _) => colour.faint(cell),
+        _ => cell.to_owned(),
+    })
 }
 
 fn cells(row: &Shown) -> [String; 8] {
@@ -90,21 +78,53 @@ fn cells(row: &Shown) -> [String; 8] {
     ]
 }
 
-fn line(cells: &[String; 8], widths: &[usize], paint: impl Fn(usize, String) -> String) -> String {
-    let mut text = String::new();
-    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
-        let painted = paint(column, cell.clone());
-        match column {
-            5 => text.extend([pad, painted]),
-            7 => text.push_str(&painted),
-            _ => text.extend([painted, pad]),
-        }
-        if column < 7 {
-            text.push_str("  ");
-        }
+/// What an edit changed: each row as it was (what it answered) and as it is.
+pub(super) fn render_changes(rows: &[(String, Shown)], colour: Colour) -> String {
+    let titles = ["caller", "call", "was", "is", "decided by"];
+    let cells: Vec<[String; 5]> = rows
+        .iter()
+        .map(|(was, row)| {
+            let text = [row.caller, row.call].map(str::to_owned);
+            let [caller, call] = text;
+            [caller, call, was.clone(), row.got.clone(), row.decided_by.clone()]
+        })
+        .collect();
+    layout(
+        titles,
+        &cells,
+        colour,
+        |_, column, cell| if column == 3 { colour.bold(cell) } else { cell.to_owned() },
+    )
+}
+
+/// Columns as wide as they need to be; `paint` colours a cell, given its row and column.
+fn layout<const N: usize>(
+    titles: [&str; N],
+    rows: &[[String; N]],
+    colour: Colour,
+    paint: impl Fn(usize, usize, &str) -> String,
+) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).max(titles[column].len()));
+    let mut text = line(&titles.map(|title| (title.len(), colour.bold(title))), &widths, &titles);
+    for (number, row) in rows.iter().enumerate() {
+        let painted: [(usize, String); N] =
+            std::array::from_fn(|column| (row[column].chars().count(), paint(number, column, &row[column])));
+        text += &line(&painted, &widths, &titles);
     }
-    text.trim_end().to_owned()
+    text
+}
+
+/// Cells with their widths as seen, which colours do not change.
+fn line<const N: usize>(cells: &[(usize, String); N], widths: &[usize; N], titles: &[&str; N]) -> String {
+    let mut text = String::new();
+    for (column, (seen, cell)) in cells.iter().enumerate() {
+        let pad = " ".repeat(widths[column] - seen);
+        // Numbers to the right.
+        text += &if titles[column] == "ms" { pad + cell } else { cell.clone() + &pad };
+        text += "  ";
+    }
+    text.trim_end().to_owned() + "\n"
 }
 
 /// Milliseconds with one decimal.
