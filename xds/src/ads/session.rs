@@ -16,8 +16,9 @@
 //! in acknowledged steps ([`sequence`]).
 //!
 //! **Refusals.** A refused response names no resource, and Envoy stops at the first bad one or takes the others. Its
-//! changes are then sent again one by one; the one that is refused alone is not sent again until its content changes,
-//! everything else goes on. The proxy keeps its last good version.
+//! changes are then sent again: those that the proxy's message does not mention together, the others one by one; the one
+//! that is refused alone is not sent again until its content changes, everything else goes on. The proxy keeps its last
+//! good version.
 //!
 //! **Coming back.** A delta proxy says which versions it has, and is sent what differs. The version of endpoints also
 //! covers their cluster: a proxy that took a cluster and lost the stream before the endpoints came shows an old version
@@ -256,7 +257,7 @@ impl Session {
                 }
             }
             Some(message) => {
-                let resource = state.refused(inflight);
+                let resource = state.refused(inflight, message);
                 let message = message.chars().take(MAX_ERROR_CHARS).collect();
                 self.events.push(Event::Rejected { kind, resource, message });
             }

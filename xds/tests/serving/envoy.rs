@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -102,6 +103,14 @@ fn bootstrap(server: SocketAddr, api_type: &str, dir: &Path) -> Value {
                 {"socket_address": {"address": server.ip().to_string(), "port_value": server.port()}}}}]}]}
         }]},
     })
+}
+
+/// An address to listen on that nobody else uses, neither in this process nor in another.
+pub(crate) fn own_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let last = NEXT.fetch_add(1, Ordering::Relaxed);
+    let id = std::process::id();
+    ([127, 192 + (id >> 8 & 0x3f) as u8, (id & 0xff) as u8, last], 8080).into()
 }
 
 /// Waits until `check` gives something.

@@ -1,21 +1,17 @@
 //! What Envoy makes of it, in both variants of the protocol.
 
-use std::net::SocketAddr;
-
 use xds::ResourceType;
 use xds::ads::Event;
 use xds::ads::server::Limits;
 
-use super::envoy::{Client, Envoy, app, until};
+use super::envoy::{Client, Envoy, app, own_address, until};
 use super::resources::{World, bad_listener};
 use super::server::Server;
 
 const VARIANTS: [&str; 2] = ["DELTA_GRPC", "GRPC"];
 
 async fn world() -> World {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listen: SocketAddr = free.local_addr().unwrap();
-    World { listen, app: app().await, timeout: 1, deny: vec!["/secret"], allow: None }
+    World { listen: own_address(), app: app().await, timeout: 1, deny: vec!["/secret"], allow: None }
 }
 
 async fn in_use(envoy: &Envoy, timeout: &str) {
@@ -101,9 +97,7 @@ async fn only_the_culprit_is_held_back() {
         let Some(_envoy) = Envoy::start(server.address, variant) else { return };
         Client::connect(world.listen).await;
         // A bad listener comes together with a change of the good one.
-        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        world.listen = free.local_addr().unwrap();
-        drop(free);
+        world.listen = own_address();
         let mut resources = world.resources();
         resources.push(bad_listener());
         server.publish(&resources);

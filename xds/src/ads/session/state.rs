@@ -1,7 +1,7 @@
 //! One type of one stream: what the proxy asked for, what it holds, what is under way and what it refused. Plans the next
 //! response and takes its answer; when to send is the session's business.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::held::{Held, Holding};
@@ -44,8 +44,8 @@ pub(super) struct TypeState {
     refused: BTreeMap<Arc<str>, Option<u64>>,
     /// Transitional slots that the proxy refused.
     refused_steps: BTreeMap<Arc<str>, u64>,
-    /// Names of a refused response, still to be tried one by one.
-    suspects: VecDeque<Arc<str>>,
+    /// Names of a refused response, still to be tried: those that the proxy did not complain of together, then each alone.
+    suspects: VecDeque<BTreeSet<Arc<str>>>,
     /// The generation last reported as acknowledged.
     pub(super) generation: Option<u64>,
 }
@@ -88,10 +88,20 @@ impl TypeState {
             self.held.restart(self.subscription.names());
         }
         for (name, known) in added {
-            let crossing = self.inflight.as_ref().is_some_and(|i| i.find(&name).is_some());
-            // To be told (again): it may have forgotten what it had. A slot that it never had is in no use.
-            let new = self.kind == ResourceType::Extension && !known && !crossing;
-            self.held.set(name, if new { Holding::Nothing } else { Holding::Unknown });
+            // What is under way may reach the old subscription or the new one.
+            let crossing = self.inflight.as_ref().and_then(|i| i.find(&name));
+            let held = match (known || crossing.is_some(), self.held.get(&name)) {
+                _ if crossing.is_some_and(|change| change.on_behalf_of.is_some()) => Holding::Unknown,
+                // To be told again: it may have forgotten what it had.
+                (true, Holding::Has(resource)) => Holding::Maybe(Some(resource)),
+                (true, Holding::Maybe(held)) => Holding::Maybe(held),
+                (true, Holding::Unknown) => Holding::Unknown,
+                (true, Holding::Nothing) if crossing.is_some() => Holding::Maybe(None),
+                // A slot that it never had is in no use.
+                _ if self.kind == ResourceType::Extension => Holding::Nothing,
+                _ => Holding::Maybe(None),
+            };
+            self.held.set(name, held);
         }
         for name in dropped {
             if self.subscription.covers(&name) {
@@ -138,8 +148,9 @@ impl TypeState {
             None => may_remove,
             Some(resource) => self.refused_steps.get(&change.name) != Some(&resource.hash),
         });
-        if let Some(suspect) = self.suspects.iter().find(|s| changes.iter().any(|c| c.name == **s)) {
-            changes.retain(|change| change.name == *suspect);
+        let tried = |group: &&BTreeSet<Arc<str>>| changes.iter().any(|c| group.contains(&c.name));
+        if let Some(group) = self.suspects.iter().find(tried) {
+            changes.retain(|change| group.contains(&change.name));
         }
         changes.sort_by(|a, b| a.name.cmp(&b.name));
         let complete = changes.len() == differences.len() && changes.iter().all(|c| c.on_behalf_of.is_none());
@@ -224,10 +235,10 @@ impl TypeState {
         let assumed = assumed.into_iter().map(|r| (r.name.clone(), Some(r)));
         let applied: Vec<_> = sent.into_iter().map(|c| (c.name, c.resource)).chain(assumed).collect();
         for (name, _) in &applied {
-            self.suspects.retain(|suspect| suspect != name);
             self.refused.remove(name);
             self.refused_steps.remove(name);
         }
+        self.cleared(applied.iter().map(|(name, _)| name));
         let Some((target, generation)) = complete else {
             self.held.applied(applied.into_iter());
             return None;
@@ -238,16 +249,24 @@ impl TypeState {
         Some(generation)
     }
 
-    /// Returns the resource to blame (and its version) if it was alone.
-    pub(super) fn refused(&mut self, inflight: Inflight) -> Option<(Arc<str>, String)> {
+    /// Nothing is to be found out about `names` any more.
+    fn cleared<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
+        for name in names {
+            self.suspects.iter_mut().for_each(|group| drop(group.remove(name)));
+        }
+        self.suspects.retain(|group| !group.is_empty());
+    }
+
+    /// Returns the resource to blame (and its version) if it was alone. `message` is the proxy's; it may name culprits.
+    pub(super) fn refused(&mut self, inflight: Inflight, message: &str) -> Option<(Arc<str>, String)> {
         let Inflight { nonce: _, sent, assumed, complete: _ } = inflight;
         self.held.abandoned();
         let unknown = |c: &Change| matches!(self.held.get(&c.name), Holding::Unknown);
         if self.full() && (!assumed.is_empty() || sent.iter().any(unknown)) {
             return self.refused_with_unknown(&sent, &assumed);
         }
+        self.cleared(sent.iter().map(|change| &change.name));
         if let [change] = &sent[..] {
-            self.suspects.retain(|suspect| *suspect != change.name);
             return Some(self.blame(change));
         }
         for change in &sent {
@@ -259,7 +278,14 @@ impl TypeState {
             };
             self.held.set(change.name.clone(), doubted);
         }
-        self.suspects = sent.into_iter().map(|change| change.name).collect();
+        let (named, others) = partition(sent.into_iter().map(|c| c.name), message);
+        let alone = |names: Vec<Arc<str>>| names.into_iter().map(|name| BTreeSet::from([name]));
+        if named.is_empty() {
+            self.suspects.extend(alone(others.into_iter().collect()));
+        } else {
+            self.suspects.push_back(others);
+            self.suspects.extend(alone(named));
+        }
         None
     }
 
@@ -287,6 +313,29 @@ impl TypeState {
         self.refused.insert(name.clone(), resource.as_ref().map(|r| r.hash));
         (name.clone(), resource.as_ref().map(Resource::version).unwrap_or_default())
     }
+}
+
+/// Which `names` a proxy's error message mentions, and which it does not. Envoy names the listeners and clusters that it
+/// refuses; that is a hint, no more.
+fn partition(names: impl Iterator<Item = Arc<str>>, message: &str) -> (Vec<Arc<str>>, BTreeSet<Arc<str>>) {
+    let (mut named, mut others) = (Vec::new(), BTreeSet::new());
+    for name in names {
+        if mentions(message, &name) {
+            named.push(name);
+        } else {
+            others.insert(name);
+        }
+    }
+    (named, others)
+}
+
+fn mentions(message: &str, name: &str) -> bool {
+    let part_of_name = |c: char| c.is_alphanumeric() || "._-|".contains(c);
+    message.match_indices(name).any(|(at, _)| {
+        let before = message[..at].chars().next_back();
+        let after = message[at + name.len()..].chars().next();
+        !before.is_some_and(part_of_name) && !after.is_some_and(part_of_name)
+    })
 }
 
 impl Inflight {

@@ -1,7 +1,7 @@
 //! Each case is a text: lines that start with `>` are requests, with `!` snapshots, with `@` a new stream; what the
 //! session answers must be the `<` lines that follow, and what it reports the `=` lines (in cases that have any).
 //!
-//! `> KIND +name -name ~name ~name=content ack|nack|stale` (delta) or `> KIND name name same ack|nack|stale` (SotW):
+//! `> KIND +name -name ~name ~name=content ack|nack|nack:NAME|stale` (delta) or `> KIND name name same ack|nack|stale` (SotW):
 //! `~name` is held in the version last acknowledged, `same` comes back with the version last accepted.
 //! `! KIND name=content ...` replaces that type's resources; `< KIND name=content -removed`.
 //! Policy slots are `deny:01`, `allow:`, `audit`: the requests that their rules name; without rules.
@@ -140,7 +140,10 @@ impl Transcript {
                 Some((told.nonce.clone(), Some(Status { message: "no".to_owned(), ..Status::default() })))
             }
             "stale" => Some(("0".to_owned(), None)),
-            _ => None,
+            _ => {
+                let message = format!("Error adding/updating {}: why", word.strip_prefix("nack:")?);
+                Some((told.nonce.clone(), Some(Status { message, ..Status::default() })))
+            }
         }
     }
 
@@ -685,6 +688,39 @@ fn delta_the_wildcard_comes_and_goes() {
          > lds -a -x
          < lds a=1 -x
          > lds ack",
+    );
+}
+
+#[test]
+fn what_the_proxy_complains_of_is_tried_last() {
+    check(
+        Variant::Delta,
+        "! lds a=1 b=1 ba=1
+         > lds
+         < lds a=1 b=1 ba=1
+         > lds ack
+         ! lds a=2 b=2 ba=2
+         < lds a=2 b=2 ba=2
+         > lds nack:b
+         < lds a=2 ba=2
+         > lds ack
+         < lds b=2
+         > lds nack:b",
+    );
+    // Nothing goes back to what it was on the way.
+    check(
+        Variant::Sotw,
+        "! lds a=1 b=1 ba=1
+         > lds
+         < lds a=1 b=1 ba=1
+         > lds ack
+         ! lds a=2 b=2 ba=2
+         < lds a=2 b=2 ba=2
+         > lds nack:b
+         < lds a=2 b=1 ba=2
+         > lds ack
+         < lds a=2 b=2 ba=2
+         > lds nack:b",
     );
 }
 
