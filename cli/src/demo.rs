@@ -149,11 +149,15 @@ async fn show(args: DemoArgs) -> Result<ExitCode> {
 async fn stay(calls: &Calls, children: &mut Children, mut report: Report, watch: bool) -> Result<()> {
     let mut files = watch::Files::of(&calls.shop.files());
     loop {
-        let names = files.changed().await;
-        start::alive(children)?;
-        if watch {
-            print(&report.again(calls, &names).await)?;
+        tokio::select! {
+            names = files.changed() => {
+                if watch {
+                    print(&report.again(calls, &names).await)?;
+                }
+            }
+            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
         }
+        start::alive(children)?;
     }
 }
 

@@ -161,6 +161,47 @@ fn a_killed_agent_comes_back_without_a_new_token() {
     });
 }
 
+/// Files that cannot be read any more, and a folder that is gone, change no decision; what is whole again is followed.
+#[test]
+fn broken_files_and_a_vanished_folder_change_no_decision() {
+    lab::run(here!(), async |lab| {
+        let scene = Scene::new(lab).await?;
+        scene.steady(lab).await?;
+        let half = &POLICIES[..POLICIES.find("methods").context("a field")?];
+        let anchors = "a: &a [*b]\nb: &b [*a]\n";
+        for (what, text) in [
+            ("half a file", half.to_owned()),
+            ("a misspelt field", POLICIES.replace("principals", "principles")),
+            ("no YAML", "{".repeat(1000)),
+            ("anchors in a circle", anchors.to_owned()),
+            ("10 MB", format!("#{}\n{POLICIES}", "x".repeat(10 << 20))),
+        ] {
+            lab.save("policies.yaml", &text)?;
+            lab.becomes(true, complains).await.with_context(|| what.to_owned())?;
+            scene.steady(lab).await.with_context(|| what.to_owned())?;
+            lab.save("policies.yaml", POLICIES)?;
+            lab.becomes(false, complains).await?;
+        }
+        let away = lab.control.files.with_file_name("away");
+        std::fs::rename(&lab.control.files, &away)?;
+        lab.becomes(Got::Status(503), async |lab| lab.control.monitoring("/ready").await.got).await?;
+        scene.steady(lab).await?;
+        std::fs::rename(&away, &lab.control.files)?;
+        lab.becomes(Got::Status(200), async |lab| lab.control.monitoring("/ready").await.got).await?;
+        scene.steady(lab).await?;
+        lab.save("policies.yaml", &POLICIES.replace("payment-service", "intruder"))?;
+        lab.becomes(DENIED, async |lab| scene.allowed(lab).await).await
+    });
+}
+
+/// Whether the control plane says that something in its files is wrong.
+async fn complains(lab: &Lab) -> bool {
+    let status = lab.control.monitoring("/status").await.seen();
+    let some = |list: &serde_json::Value| list.as_array().is_some_and(|list| !list.is_empty());
+    let objects = status["objects"].as_array().into_iter().flatten();
+    some(&status["unreadable"]) || objects.into_iter().any(|object| some(&object["findings"]))
+}
+
 /// Nonsense on every port ends nothing and lets nobody in.
 #[test]
 fn garbage_on_every_port_is_survived() {

@@ -48,7 +48,7 @@ impl ControlPlane {
         command.arg("--mesh-config").arg(self.mesh_config());
         command.args(["--secure-addr", &format!("0.0.0.0:{SECURE}")]);
         command.args(["--plaintext-addr", &format!("127.0.0.1:{PLAINTEXT}")]);
-        command.args(["--monitoring-addr", &format!("{}:{MONITORING}", self.at.v4)]);
+        command.args(["--monitoring-addr", &format!("0.0.0.0:{MONITORING}")]);
         self.process = Some(Process::start("control-plane", &self.logs, command)?);
         until("the control plane is ready", async || {
             let ended = self.process.as_mut().and_then(Process::ended);
@@ -71,7 +71,10 @@ impl ControlPlane {
     /// A page of the monitoring address.
     pub async fn monitoring(&self, path: &str) -> super::client::Answer {
         let caller = Caller::new(&self.at, Credential::Plaintext);
-        caller.get(std::net::SocketAddr::new(self.at.v4.into(), MONITORING), path).await
+        // By loopback, in address and name: not everything is said to callers from elsewhere.
+        let mut request = super::get(path);
+        request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
+        caller.send((std::net::Ipv4Addr::LOCALHOST, MONITORING).into(), request).await
     }
 
     fn mesh_config(&self) -> PathBuf {
