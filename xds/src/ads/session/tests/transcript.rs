@@ -6,6 +6,8 @@
 //! `! KIND name=content ...` replaces that type's resources; `< KIND name=content -removed`.
 //! Policy slots are `deny:01`, `allow:`, `audit`: the requests that their rules name; without rules.
 
+mod sotw;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -331,65 +333,6 @@ fn a_refused_response_is_taken_apart_and_only_the_culprit_held_back() {
          > lds ack
          ! lds a=2 bad=2 c=1
          < lds bad=2
-         > lds ack",
-    );
-}
-
-#[test]
-fn sotw_wildcard_sends_the_world() {
-    check(
-        Variant::Sotw,
-        "! lds a=1 b=1
-         > lds
-         < lds a=1 b=1
-         > lds ack
-         ! lds a=2 b=1
-         < lds a=2 b=1
-         > lds ack
-         ! lds a=2
-         < lds a=2
-         > lds ack",
-    );
-    check(Variant::Sotw, "> cds\n< cds\n> cds ack");
-}
-
-#[test]
-fn sotw_names_replace_each_other() {
-    check(
-        Variant::Sotw,
-        "! eds a=1 b=1 c=1
-         > eds a
-         < eds a=1
-         > eds a ack
-         > eds a b ack
-         < eds b=1
-         > eds a b ack
-         > eds b ack
-         ! eds a=2 b=2 c=2
-         < eds b=2
-         > eds b ack
-         > eds ack
-         ! eds a=3 b=3 c=3",
-    );
-}
-
-#[test]
-fn sotw_refused_world_keeps_the_last_good_version_of_the_culprit() {
-    check(
-        Variant::Sotw,
-        "! lds a=1 b=1
-         > lds
-         < lds a=1 b=1
-         > lds ack
-         ! lds a=2 b=2
-         < lds a=2 b=2
-         > lds nack
-         < lds a=2 b=1
-         > lds ack
-         < lds a=2 b=2
-         > lds nack
-         ! lds a=3 b=2
-         < lds a=3 b=1
          > lds ack",
     );
 }
@@ -780,110 +723,6 @@ fn answers_to_older_responses_are_reported_and_ignored() {
 }
 
 #[test]
-fn sotw_comes_back_with_everything() {
-    check(
-        Variant::Sotw,
-        "! lds a=1 b=1
-         ! rds r=1
-         > lds
-         < lds a=1 b=1
-         > lds ack
-         > rds r
-         < rds r=1
-         > rds r ack
-         @
-         > lds same
-         > rds r same
-         < rds r=1
-         @
-         ! lds a=1
-         > lds same
-         < lds a=1
-         > lds ack
-         @
-         > lds same
-         @
-         ! lds
-         > lds same
-         < lds",
-    );
-}
-
-#[test]
-fn sotw_a_part_is_not_taken_for_everything() {
-    check(
-        Variant::Sotw,
-        "! ecds deny:0 allow:1 audit
-         > ecds deny allow audit
-         < ecds allow:1 audit deny:0
-         > ecds deny allow audit ack
-         ! ecds deny:1 allow:02 audit
-         < ecds deny:01
-         > ecds deny allow audit ack
-         < ecds allow:02
-         @
-         > ecds deny allow audit same
-         < ecds deny:*
-         > ecds deny allow audit ack
-         < ecds deny:1*
-         > ecds deny allow audit ack
-         < ecds allow:02
-         > ecds deny allow audit ack
-         < ecds deny:1
-         > ecds deny allow audit ack
-         < ecds audit
-         > ecds deny allow audit ack",
-    );
-}
-
-#[test]
-fn sotw_an_empty_list_ends_what_was_asked_for_by_name() {
-    check(
-        Variant::Sotw,
-        "! lds a=1 b=1
-         > lds
-         < lds a=1 b=1
-         > lds ack
-         > lds * a
-         < lds a=1 b=1
-         > lds * a ack
-         > lds a
-         ! lds a=2 b=2
-         < lds a=2
-         > lds a ack
-         > lds
-         ! lds a=3 b=3
-         > lds",
-    );
-}
-
-#[test]
-fn sotw_after_a_refusal_of_what_was_there_before_nothing_is_removed() {
-    check(
-        Variant::Sotw,
-        "! lds a=1 b=1
-         > lds
-         < lds a=1 b=1
-         > lds ack
-         = acked lds 1
-         @
-         ! lds a=2 b=2
-         > lds same
-         < lds a=2 b=2
-         > lds nack
-         = rejected lds
-         ! lds a=3 b=2
-         < lds a=3 b=2
-         > lds nack
-         = rejected lds
-         ! lds a=3 b=4
-         < lds a=3 b=4
-         > lds ack
-         = acked lds 4",
-    );
-}
-
-#[test]
 fn an_up_to_date_session_costs_no_memory_per_name() {
     // One copy of each name, as the controller makes them.
     let names: Vec<Arc<str>> = (0..1000).map(|n| format!("resource-{n}").into()).collect();
@@ -940,6 +779,12 @@ fn too_many_names_end_the_stream() {
         ..Default::default()
     };
     assert!(session.delta(&request).is_err());
+    let held = DeltaDiscoveryRequest {
+        type_url: ResourceType::Cluster.type_url().to_owned(),
+        initial_resource_versions: (0..30_000).map(|n| (n.to_string(), String::new())).collect(),
+        ..Default::default()
+    };
+    assert!(session.delta(&held).is_err());
     let request = DeltaDiscoveryRequest { resource_names_subscribe: vec!["x".repeat(5000)], ..request };
     assert!(Session::new(Variant::Delta, Arc::new(Snapshot::new(0))).delta(&request).is_err());
 }
