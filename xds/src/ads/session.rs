@@ -157,6 +157,9 @@ impl Session {
             (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
         let initial = &request.initial_resource_versions;
         check_names(subscribe.iter().chain(unsubscribe).chain(initial.keys()))?;
+        if initial.len() > MAX_NAMES {
+            return Err(SessionError::TooManyNames);
+        }
         let error = request.error_detail.as_ref().map(|e| e.message.as_str());
         self.answered(kind, &request.response_nonce, error);
 

@@ -49,6 +49,35 @@ async fn policy_changes_on_the_same_connection() {
 }
 
 #[tokio::test]
+async fn a_policy_that_changed_while_nobody_was_there() {
+    for variant in VARIANTS {
+        let mut world = world().await;
+        let mut server = Server::start(Limits::default(), &world.resources()).await;
+        let Some(_envoy) = Envoy::start(server.address, variant) else { return };
+        let mut client = Client::connect(world.listen).await;
+        for round in 0..6 {
+            assert_eq!((client.get("/").await, client.get("/secret").await), (200, 403), "{variant}");
+            server.acked(ResourceType::Extension, 1).await;
+            let address = server.address;
+            drop(server);
+            if round % 2 == 0 {
+                (world.deny, world.allow) = (vec!["/other"], Some(vec!["/"]));
+            } else {
+                (world.deny, world.allow) = (vec!["/secret"], None);
+            }
+            server = Server::start_at(address, Limits::default(), &world.resources()).await;
+            // Whom both admit never notices; whom both refuse is never let in.
+            while !server.has_acked(ResourceType::Extension, 1) {
+                let seen = (client.get("/").await, client.get("/secret").await);
+                assert_eq!(seen, (200, 403), "{variant}, on the way");
+            }
+            let other = if world.allow.is_some() { 403 } else { 200 };
+            assert_eq!(client.get("/other").await, other, "{variant}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_changed_cluster_is_taken_into_use() {
     for variant in VARIANTS {
         let mut world = world().await;

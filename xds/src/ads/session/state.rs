@@ -252,7 +252,9 @@ impl TypeState {
     /// Nothing is to be found out about `names` any more.
     fn cleared<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
         for name in names {
-            self.suspects.iter_mut().for_each(|group| drop(group.remove(name)));
+            for group in &mut self.suspects {
+                group.remove(name);
+            }
         }
         self.suspects.retain(|group| !group.is_empty());
     }

@@ -181,7 +181,11 @@ impl Proxy {
         // plane can know when it comes back.
         let versions = self.versions.entry(kind).or_default();
         removed.iter().for_each(|name| drop(versions.remove(&**name)));
-        let error = refused.then(|| Status { message: "bad".to_owned(), ..Status::default() });
+        // Now and then it says what it does not like.
+        let says = u64::from_str_radix(&nonce, 16).is_ok_and(|n| n % 2 == 0);
+        let culprits = resources.iter().filter(|r| says && kind == ResourceType::Listener && bad(r));
+        let message = culprits.map(|r| format!("{}: bad", r.name)).collect::<Vec<_>>().join("; ");
+        let error = refused.then(|| Status { message, ..Status::default() });
         let mut requests = vec![match self.variant {
             Variant::Sotw => self.sotw(kind, nonce, error),
             Variant::Delta => Request::Delta(DeltaDiscoveryRequest {
