@@ -52,15 +52,15 @@ impl Secure {
                 .await??
         };
         let issuer = Issuer::new(domain.clone(), authority, Lifetimes::default());
-        let _ = signs_for.set(domain.clone());
         let counted = Arc::new(ca::Counters::default());
         let identity = ServerIdentity::start(issuer.clone(), &mesh.root_namespace, counted.clone())?;
         let trust = ClientTrust::new(&issuer.bundle(), vec![domain.clone()])?;
-        let following = follow_roots(issuer.clone(), trust.clone(), domain);
+        let following = follow_roots(issuer.clone(), trust.clone(), domain.clone());
         let config = authn::tls::server_config(identity.own(), trust);
         let incoming = authn::tls::serve(listener, config, authn::tls::Limits::default());
         counters::register(&metrics, counted.clone(), incoming.counters());
         let ca = Ca::new(issuer, storage.join_tokens(), Registry(controller), counted);
+        let _ = signs_for.set(domain);
         tracing::info!(identity = %identity.id(), root = %storage.root_path().display(), "serving TLS");
         let serving = authn::tls::grpc_server()
             .add_service(ads.identified_by(peer))
@@ -93,14 +93,15 @@ fn peer(extensions: &http::Extensions) -> Peer {
     }
 }
 
-/// Not ready while the mesh names another trust domain than the one that is signed for: certificates and policies would
-/// speak of different identities.
+/// Not ready before the CA can sign, nor while the mesh names another trust domain than the one that is signed for:
+/// certificates and policies would speak of different identities.
 pub(super) fn trust_domain_check(
     controller: &Handle,
     signs_for: &OnceLock<TrustDomain>,
 ) -> Result<(), Reasons> {
     let mesh = controller.mesh();
     match signs_for.get() {
+        None => Err(vec!["the certificate authority is not running yet".to_owned()]),
         Some(domain) if *domain.as_str() != *mesh.trust_domain => Err(vec![format!(
             "the mesh's trust domain is now {}, but the CA signs for {domain}: restart with a state folder for it",
             mesh.trust_domain

@@ -128,7 +128,7 @@ async fn every_monitoring_route_says_who_may_call() {
     let metrics = runtime::Metrics::new(crate::version::VERSION);
     let (_, changes) = tokio::sync::mpsc::channel(1);
     let (controller, _) = controller::Controller::start(&metrics, changes);
-    let table = super::wiring::monitoring_server(metrics, controller, std::sync::Arc::default()).table();
+    let table = super::wiring::monitoring_server(metrics, controller, None).table();
     use runtime::http::Authn::{Loopback, Open};
     assert_eq!(
         table,

@@ -64,9 +64,9 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     if let Some(listener) = plaintext_listener {
         tasks.spawn("plaintext xDS", serve_plaintext(ads.clone(), listener, tasks.stop()));
     }
-    let signs_for = Arc::new(OnceLock::new());
-    if let Some(listener) = secure {
-        let (controller, metrics, signs_for) = (controller.clone(), metrics.clone(), signs_for.clone());
+    let signs_for = secure.is_some().then(|| Arc::new(OnceLock::new()));
+    if let (Some(listener), Some(signs_for)) = (secure, signs_for.clone()) {
+        let (controller, metrics) = (controller.clone(), metrics.clone());
         let secure = Secure { listener, state: state.clone(), controller, ads, metrics, signs_for };
         tasks.spawn("secure xDS and CA", secure.serve(tasks.stop()));
     }
@@ -124,13 +124,11 @@ fn identifier() -> String {
 pub(crate) fn monitoring_server(
     metrics: Metrics,
     controller: Handle,
-    signs_for: Arc<OnceLock<TrustDomain>>,
+    signs_for: Option<Arc<OnceLock<TrustDomain>>>,
 ) -> Monitoring {
     let (all, checked) = (controller.clone(), controller.clone());
-    let ready = Readiness::of(vec![
-        Box::new(move || all.ready()),
-        Box::new(move || trust_domain_check(&checked, &signs_for)),
-    ]);
+    let authority = move || signs_for.as_ref().map_or(Ok(()), |domain| trust_domain_check(&checked, domain));
+    let ready = Readiness::of(vec![Box::new(move || all.ready()), Box::new(authority)]);
     let status = move || {
         let controller = controller.clone();
         async move {
