@@ -1,4 +1,4 @@
-//! Resolve, translate and evaluate at 10 to 10,000 policies: the work per change must not grow with the mesh.
+//! Resolving one workload among 10 to 10,000 policies: the work per change must not grow with the mesh.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -82,7 +82,8 @@ fn attached<'a>(store: &'a Store, connected: &Connected<'a>, object: &ObjectRef)
             let policy = namespace?.peer.get(&id.name)?;
             // With a selector in the root namespace it is never matched (semantics §2.2).
             if root && policy.attachment != Attachment::Namespace {
-                return Some(Attached { dry_run: false, action: None, workloads: Vec::new() });
+                let workloads = Vec::new();
+                return Some(Attached { dry_run: false, action: None, missing_provider: None, workloads });
             }
             (&policy.attachment, false, None)
         }
@@ -100,7 +101,13 @@ fn attached<'a>(store: &'a Store, connected: &Connected<'a>, object: &ObjectRef)
         (workload.clone(), sessions)
     };
     let workloads = reached.filter(|workload| selects(attachment, workload)).map(with_sessions).collect();
-    Some(Attached { dry_run, action, workloads })
+    let missing_provider = match action {
+        Some(Action::Custom { provider }) if !store.policies.scope.providers.contains(provider) => {
+            Some(&**provider)
+        }
+        _ => None,
+    };
+    Some(Attached { dry_run, action, missing_provider, workloads })
 }
 
 fn in_namespace<'a>(store: &'a Store, id: &ObjectName) -> impl Iterator<Item = &'a Arc<Workload>> + use<'a> {

@@ -189,6 +189,19 @@ async fn keys_that_would_have_to_be_fetched_refuse_and_say_so() {
 }
 
 #[tokio::test]
+async fn a_provider_that_nobody_defined_is_named_on_the_policy() {
+    let started = start();
+    let custom = Action::Custom { provider: "nobody".into() };
+    started.tell([object(Object::AuthorizationPolicy(authorization("a", "p", None, custom, "z")))]).await;
+    started.tell(first_list()).await;
+    let report = started.until("ready", |report| report.ready).await;
+    let object = report.objects.iter().find(|o| o.name == "p").unwrap();
+    let resolved = object.conditions.iter().find(|c| c.kind == "ResolvedRefs").unwrap();
+    assert_eq!((&*resolved.status, &*resolved.reason), ("False", "ProviderNotFound"));
+    assert!(resolved.message.contains("nobody"), "{}", resolved.message);
+}
+
+#[tokio::test]
 async fn a_policy_is_enforced_when_every_proxy_it_concerns_has_said_so() {
     let started = start();
     let policy = Object::AuthorizationPolicy(authorization("a", "p", None, Action::Deny, "z"));

@@ -21,6 +21,8 @@ pub(crate) struct Attached<'a> {
     pub(crate) dry_run: bool,
     /// `None` for kinds other than AuthorizationPolicy.
     pub(crate) action: Option<&'a Action>,
+    /// The ext_authz provider that a CUSTOM policy names, if there is no usable one of that name.
+    pub(crate) missing_provider: Option<&'a str>,
     /// Every registered workload it selects, with the sessions of its proxies.
     pub(crate) workloads: Vec<(Arc<Workload>, Vec<&'a Session>)>,
 }
@@ -66,6 +68,9 @@ pub(crate) fn conditions(
         verdicts.push(resolved(known));
     }
     if let Some(attached) = attached {
+        if matches!(attached.action, Some(Action::Custom { .. })) {
+            verdicts.push(provided(attached));
+        }
         let programmed = programmed(&object.id, object.kind, attached);
         verdicts.push(enforced(&programmed, attached));
         verdicts.push(programmed);
@@ -118,6 +123,17 @@ fn resolved(known: &Known) -> Verdict {
     let issuers = known.unfetched.join(", ");
     let message = format!("keys are not fetched yet, so tokens of these issuers are refused: {issuers}");
     Verdict::no("ResolvedRefs", "JwksNotFetched", message)
+}
+
+fn provided(attached: &Attached<'_>) -> Verdict {
+    let Some(name) = attached.missing_provider else {
+        return Verdict::yes("ResolvedRefs", String::new());
+    };
+    let message = format!(
+        "the mesh configuration has no ext_authz provider {name:?} whose service and port exist, so what the policy matches \
+         is denied"
+    );
+    Verdict::no("ResolvedRefs", "ProviderNotFound", message)
 }
 
 fn programmed(policy: &ObjectName, kind: Kind, attached: &Attached<'_>) -> Verdict {
