@@ -155,9 +155,13 @@ impl Model {
                 self.proxy.receive(responses);
             }
             Step::Reconnect(taken, policy, change) => {
-                // After a refusal Envoy reports versions that are older than what it uses; not before it is settled.
+                // After a refusal Envoy reports versions that are older than what it uses, until it accepts another; no
+                // control plane can know that when it comes back.
                 if self.proxy.doubtful() {
                     self.settle();
+                }
+                if self.proxy.doubtful() {
+                    return;
                 }
                 for _ in 0..taken {
                     if self.proxy.will_refuse() {
