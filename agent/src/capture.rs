@@ -222,8 +222,9 @@ fn uid_is_mapped(map: &str, uid: u32) -> bool {
 fn reachable_for_others(socket: &std::path::Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let absolute = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
-    let above = absolute.ancestors().skip(2).filter_map(|dir| std::fs::metadata(dir).ok());
-    above.into_iter().all(|meta| meta.mode() & 0o001 != 0)
+    // A folder that is still to be made may come out closed, depending on the umask.
+    let open = |dir: &std::path::Path| std::fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 != 0);
+    absolute.ancestors().skip(2).all(open)
 }
 
 /// Addresses of all interfaces that others can reach us by.
