@@ -170,7 +170,8 @@ fn a_folder_that_is_closed_or_still_to_be_made_is_not_relied_upon() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir_in("/tmp").expect("a folder");
     let inside = dir.path().join("sds/sds.sock");
-    let mode = |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).expect("set");
+    let mode =
+        |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).expect("set");
     mode(0o700);
     assert!(!reachable_for_others(&inside));
     mode(0o755);
