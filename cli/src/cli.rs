@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{completion, demo, join_token, proxy_status, standalone, status, translate, version, wait};
+use crate::{
+    audit, ca, check, completion, controller, crds, demo, join_token, proxy_status, standalone, status,
+    translate, version, wait,
+};
 
 /// Exit code for "it works, and there is something to look at": a timeout, an object that is not accepted.
 pub(crate) const FINDING: u8 = 1;
@@ -30,6 +33,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Controller(Box<controller::ControllerArgs>),
+    Ca(Box<ca::CaArgs>),
     Standalone(Box<standalone::StandaloneArgs>),
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
@@ -39,6 +44,10 @@ enum Command {
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
     Wait(wait::WaitArgs),
+    Check(check::CheckArgs),
+    Crds(crds::CrdsArgs),
+    #[command(subcommand)]
+    Audit(audit::Audit),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     DemoApp(demo::app::AppArgs),
@@ -66,6 +75,8 @@ pub(crate) fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Controller(args) => controller::run(*args).await,
+        Command::Ca(args) => ca::run(*args).await,
         Command::Standalone(args) => standalone::run(*args).await,
         Command::JoinToken(command) => join_token::run(command),
         Command::Agent(args) => Ok(agent::run(*args).await.map(|()| ExitCode::SUCCESS)?),
@@ -73,6 +84,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&args).await,
         Command::ProxyStatus(args) => proxy_status::run(&args).await,
         Command::Wait(args) => wait::run(&args).await,
+        Command::Check(args) => check::run(args).await,
+        Command::Crds(args) => crds::run(&args),
+        Command::Audit(command) => audit::run(command),
         Command::Demo(args) => demo::run(args).await,
         Command::DemoApp(args) => demo::app::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::DemoGuard(args) => {

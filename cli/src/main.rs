@@ -1,7 +1,12 @@
 //! The one binary: every process is a subcommand, plus the tools for people.
 
+mod audit;
+mod ca;
+mod check;
 mod cli;
 mod completion;
+mod controller;
+mod crds;
 mod demo;
 mod duration;
 mod join_token;

@@ -187,7 +187,7 @@ impl Actor {
     fn change(&mut self, change: Change) -> Edit {
         let update = |kind| self.metrics.inbound_updates.get_or_create(&TypeLabel { r#type: kind }).inc();
         match change {
-            Change::Apply { object, origin, findings } => {
+            Change::Apply { object, origin, version: _, findings } => {
                 update("config");
                 self.apply(*object, origin, findings)
             }
@@ -197,7 +197,7 @@ impl Actor {
                 self.objects.deleted(&object);
                 self.publisher.store.remove(&object)
             }
-            Change::Kept { object, origin, findings } => {
+            Change::Kept { object, origin, version: _, findings } => {
                 tracing::warn!(object = %object, %origin, "cannot be read; its last good version stays in force");
                 self.objects.kept(object, origin, findings);
                 Edit::Nothing

@@ -34,6 +34,7 @@ pub(crate) fn pod(namespace: &str, name: &str, app: &str, address: &str) -> Work
         mutual_tls: true,
         ready: true,
         created: 0,
+        uid: None,
     }
 }
 

@@ -60,6 +60,7 @@ impl Offline {
             mutual_tls: true,
             ready: true,
             created: 0,
+            uid: None,
         };
         let edit = self.0.store.apply(Object::Workload(workload.clone()));
         self.0.edited(&edit);

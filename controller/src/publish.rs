@@ -413,6 +413,7 @@ fn stranger(key: &SlotKey) -> Workload {
         mutual_tls: false,
         ready: false,
         created: 0,
+        uid: None,
     }
 }
 

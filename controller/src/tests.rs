@@ -57,7 +57,12 @@ impl Started {
 }
 
 fn object(object: Object) -> Change {
-    Change::Apply { object: Box::new(object), origin: "file.yaml:1".to_owned(), findings: Vec::new() }
+    Change::Apply {
+        object: Box::new(object),
+        origin: "file.yaml:1".to_owned(),
+        version: None,
+        findings: Vec::new(),
+    }
 }
 
 fn first_list() -> Vec<Change> {
@@ -69,7 +74,12 @@ fn proxy(name: &str, identity: Option<&str>) -> Proxy {
     Proxy {
         id: NodeId::parse(&node).unwrap(),
         shape: captured(),
-        peer: Peer { identity: identity.map(|id| id.parse().unwrap()), address: None, secure: true },
+        peer: Peer {
+            identity: identity.map(|id| id.parse().unwrap()),
+            pod: None,
+            address: None,
+            secure: true,
+        },
         envoy_version: Some((1, 36, 2)),
         node: Arc::new(node),
         delta: true,
@@ -144,6 +154,7 @@ async fn a_problem_after_the_start_freezes_and_is_named_but_serving_goes_on() {
     let kept = Change::Kept {
         object: policy.object_ref(),
         origin: "file.yaml:9".to_owned(),
+        version: None,
         findings: vec![Finding::error("not a policy")],
     };
     started.tell([object(policy), kept, Change::Frozen(Some("the folder is gone".to_owned()))]).await;

@@ -61,7 +61,7 @@ pub(crate) fn read(
 ) -> Option<Object> {
     let slice: EndpointSliceDocument = wire::read(document, issues)?;
     let EndpointSliceDocument { address_type, endpoints, ports } = slice;
-    let Metadata { name, namespace, labels, annotations: _, created: _ } = metadata;
+    let Metadata { name, namespace, labels, annotations: _, created: _, uid: _ } = metadata;
     let Some(service) = labels.get(SERVICE_NAME) else {
         let at = At::ROOT.key("metadata");
         issues.error(&at.key("labels"), format!("the label `{SERVICE_NAME}` is missing"));

@@ -31,6 +31,8 @@ pub(crate) struct Metadata {
     pub(crate) annotations: BTreeMap<String, String>,
     /// Seconds since the epoch; 0 where there is none, and also where it cannot be read (an error is reported).
     pub(crate) created: i64,
+    /// `metadata.uid`, where the API server has given one.
+    pub(crate) uid: Option<Arc<str>>,
 }
 
 impl Metadata {
@@ -68,6 +70,7 @@ impl Metadata {
             labels: text_map(metadata, "labels", &at, issues),
             annotations: text_map(metadata, "annotations", &at, issues),
             created: created(metadata, &at, issues),
+            uid: metadata.get("uid").and_then(Value::as_str).filter(|uid| !uid.is_empty()).map(Into::into),
         })
     }
 

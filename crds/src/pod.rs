@@ -91,7 +91,7 @@ pub(crate) fn read(
     let ips = status.map(PodStatus::addresses).unwrap_or_default();
     let addresses =
         ips.iter().enumerate().filter_map(|(i, ip)| wire::address(ip, &at.index(i), issues)).collect();
-    let Metadata { name, namespace, labels, annotations: _, created } = metadata;
+    let Metadata { name, namespace, labels, annotations: _, created, uid } = metadata;
     Some(Object::Workload(Workload {
         namespace: namespace.clone(),
         name: name.clone(),
@@ -103,6 +103,7 @@ pub(crate) fn read(
         labels: Arc::new(labels.clone()),
         ready,
         created: *created,
+        uid: uid.clone(),
     }))
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn read(
     let ports =
         ports.iter().enumerate().filter_map(|(i, port)| read_port(port, &at.key("ports").index(i), issues));
     let ports = ports.collect();
-    let Metadata { name, namespace, labels: _, annotations: _, created } = metadata;
+    let Metadata { name, namespace, labels: _, annotations: _, created, uid: _ } = metadata;
     Some(Object::Service(mesh::Service {
         namespace: namespace.clone(),
         name: name.clone(),

@@ -58,7 +58,7 @@ pub(crate) fn read(
         Some(mode) => mode == "istio",
         None => !service_account.is_empty(),
     };
-    let Metadata { name, namespace, labels: _, annotations: _, created } = metadata;
+    let Metadata { name, namespace, labels: _, annotations: _, created, uid } = metadata;
     Some(Object::Workload(Workload {
         namespace: namespace.clone(),
         name: name.clone(),
@@ -70,6 +70,7 @@ pub(crate) fn read(
         mutual_tls,
         ready: true,
         created: *created,
+        uid: uid.clone(),
     }))
 }
 

@@ -32,6 +32,8 @@ pub struct Workload {
     pub ready: bool,
     /// Seconds since the epoch, 0 if unknown.
     pub created: i64,
+    /// `metadata.uid`; `None` for what comes from files.
+    pub uid: Option<Arc<str>>,
 }
 
 /// A port of a workload that some Service names (semantics §3.1).
@@ -79,6 +81,7 @@ pub(crate) mod tests {
             mutual_tls: true,
             ready: true,
             created: 0,
+            uid: None,
         }
     }
 

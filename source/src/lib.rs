@@ -2,6 +2,9 @@
 //! No policy logic here; parsing and validation are `crds`'s.
 
 pub mod files;
+pub mod kubernetes;
+
+use std::sync::Arc;
 
 use crds::{Finding, Object, ObjectRef};
 
@@ -9,11 +12,11 @@ use crds::{Finding, Object, ObjectRef};
 #[derive(Debug)]
 pub enum Change {
     /// Created or changed; `findings` are warnings, or the reason why it is a degraded (closed) value.
-    Apply { object: Box<Object>, origin: String, findings: Vec<Finding> },
+    Apply { object: Box<Object>, origin: String, version: Option<Version>, findings: Vec<Finding> },
     /// Explicitly removed. Never sent for something that merely could not be read (design decision 6).
     Delete(ObjectRef),
     /// An object could not be read and its last good version (if any) stays in force.
-    Kept { object: ObjectRef, origin: String, findings: Vec<Finding> },
+    Kept { object: ObjectRef, origin: String, version: Option<Version>, findings: Vec<Finding> },
     /// Something that is not even an object (`origin` is `file:line`); `blocks_ready` if it was there at start and its
     /// kind or namespace cannot be told. `finding: None` clears the earlier report of that origin.
     Unreadable { origin: String, finding: Option<Finding>, blocks_ready: bool },
@@ -23,4 +26,15 @@ pub enum Change {
     Synced,
     /// The source is lost (a folder that vanished): what is in force stays frozen, not ready; `None` when it is back.
     Frozen(Option<String>),
+}
+
+/// Which version of a Kubernetes object a change speaks of. Files have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// `metadata.generation`: grows with every change of the spec, and is what `observedGeneration` refers to.
+    pub generation: i64,
+    /// The field manager of the latest entry of `metadata.managedFields` that is not about a subresource; for the audit trail.
+    pub manager: Option<Arc<str>>,
 }

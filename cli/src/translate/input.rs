@@ -56,11 +56,11 @@ fn mesh(path: &Path) -> Result<MeshConfig> {
 impl Input {
     fn change(&mut self, change: Change) {
         match change {
-            Change::Apply { object, origin, findings } => {
+            Change::Apply { object, origin, version: _, findings } => {
                 self.found(&origin, &findings);
                 self.objects.push(*object);
             }
-            Change::Kept { object: _, origin, findings } => self.found(&origin, &findings),
+            Change::Kept { object: _, origin, version: _, findings } => self.found(&origin, &findings),
             Change::Unreadable { origin, finding, blocks_ready: _ } => {
                 self.found(&origin, finding.as_slice());
             }

@@ -60,6 +60,7 @@ impl Inputs {
             mutual_tls: true,
             ready: true,
             created: 0,
+            uid: None,
         }
     }
 

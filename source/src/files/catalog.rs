@@ -291,11 +291,15 @@ fn tell(
             Last::Applied { object, path: _, findings } => Change::Apply {
                 object: Box::new((**object).clone()),
                 origin: origin.clone(),
+                version: None,
                 findings: findings.clone(),
             },
-            Last::Kept { findings } => {
-                Change::Kept { object: object.clone(), origin: origin.clone(), findings: findings.clone() }
-            }
+            Last::Kept { findings } => Change::Kept {
+                object: object.clone(),
+                origin: origin.clone(),
+                version: None,
+                findings: findings.clone(),
+            },
         });
     }
     (good, last)

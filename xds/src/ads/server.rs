@@ -25,11 +25,20 @@ pub use service::Ads;
 /// Who is at the other end of a connection, as far as the transport has verified it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// From the verified client certificate; `None` on plaintext or without one.
+    /// From the verified client certificate or token; `None` on plaintext or without either.
     pub identity: Option<SpiffeId>,
+    /// The pod that a verified service-account token is bound to; `None` for certificates.
+    pub pod: Option<PodBinding>,
     pub address: Option<SocketAddr>,
     /// The connection is TLS.
     pub secure: bool,
+}
+
+/// The pod that a token was issued to: that name alone, and only while the pod of that UID lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodBinding {
+    pub name: Arc<str>,
+    pub uid: Arc<str>,
 }
 
 /// A proxy that opens a stream: what it says of itself, and what is known of it.

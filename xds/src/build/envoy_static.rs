@@ -49,6 +49,7 @@ pub fn envoy_static(config: &Static<'_>) -> Result<String, JsonError> {
         mutual_tls: false,
         ready: true,
         created: 0,
+        uid: None,
     };
     let shape = ProxyShape {
         capture: Capture::None { apps: BTreeMap::new(), upstreams: BTreeMap::new() },

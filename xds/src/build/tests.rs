@@ -46,6 +46,7 @@ fn workload() -> Workload {
         mutual_tls: true,
         ready: true,
         created: 0,
+        uid: None,
     }
 }
 

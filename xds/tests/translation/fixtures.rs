@@ -27,6 +27,7 @@ pub(crate) fn workload(addresses: &[IpAddr]) -> Workload {
         mutual_tls: true,
         ready: true,
         created: 0,
+        uid: None,
     }
 }
 

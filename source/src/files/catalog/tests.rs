@@ -40,7 +40,7 @@ impl Bed {
 
 fn brief(change: &Change) -> String {
     match change {
-        Change::Apply { object, findings, origin } => {
+        Change::Apply { object, findings, origin, version: _ } => {
             let closed = findings.iter().any(|f| f.severity == Severity::Error);
             format!("{} {} {origin}", if closed { "close" } else { "apply" }, object.object_ref().id.name)
         }
