@@ -1,13 +1,32 @@
-//! `countersign controller`.
+//! `countersign controller`: the policy controller over a Kubernetes API server, inside a cluster or beside one. Wires the
+//! parts together; has no logic of its own. Holds no CA key: certificates come from `countersign ca`.
+
+mod settings;
+mod wiring;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-/// Run the policy controller against a Kubernetes API server
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  countersign controller")]
-pub(crate) struct ControllerArgs {}
+use anyhow::Context;
+
+pub(crate) use settings::ControllerArgs;
+
+use crate::cli::FINDING;
+
+/// How long open streams and requests get once the process is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
-    let ControllerArgs {} = args;
-    anyhow::bail!("not built yet")
+    let settings = args.settings()?;
+    let signals = runtime::Signals::new().context("signal handlers")?;
+    let files = runtime::limits::raise_open_files();
+    tracing::info!(open_files = files, version = %crate::version::VERSION, "starting");
+    let tasks = wiring::start(settings).await?;
+    match tasks.run(signals, DRAIN).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "stopped");
+            Ok(ExitCode::from(FINDING))
+        }
+    }
 }

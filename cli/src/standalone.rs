@@ -3,10 +3,9 @@
 
 mod counters;
 mod files;
-mod plaintext;
 mod secure;
 mod settings;
-mod wiring;
+pub(crate) mod wiring;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,11 @@
 //! What standalone mode is told, by flag, environment, configuration file or default, in this order.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+
+use crate::listen::Listen;
 
 /// Run the whole control plane in one process over a folder of YAML files
 ///
@@ -40,33 +40,6 @@ pub(crate) struct StandaloneArgs {
     config: Option<PathBuf>,
 }
 
-/// An address to listen on, or not to. Port 0 means any free one; `addresses.json` in the state folder tells which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) enum Listen {
-    Off,
-    At(SocketAddr),
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.eq_ignore_ascii_case("off") {
-            return Ok(Self::Off);
-        }
-        text.parse().map(Self::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
-    }
-}
-
-impl TryFrom<String> for Listen {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
 /// The configuration file. Every key is optional there, as every flag is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -96,15 +69,13 @@ impl StandaloneArgs {
     pub(crate) fn settings(self) -> Result<Settings> {
         let Self { dir, state, mesh_config, plaintext_addr, secure_addr, monitoring_addr, config } = self;
         let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let local = |port| Listen::At(SocketAddr::from(([127, 0, 0, 1], port)));
-        let everywhere = |port| Listen::At(SocketAddr::from(([0, 0, 0, 0], port)));
         Ok(Settings {
             dir: dir.or(file.dir).context("--dir is missing")?,
             state: state.or(file.state).context("--state is missing")?,
             mesh_config: mesh_config.or(file.mesh_config),
-            plaintext: plaintext_addr.or(file.plaintext_addr).unwrap_or(local(15010)),
-            secure: secure_addr.or(file.secure_addr).unwrap_or(everywhere(15012)),
-            monitoring: monitoring_addr.or(file.monitoring_addr).unwrap_or(local(15014)),
+            plaintext: plaintext_addr.or(file.plaintext_addr).unwrap_or(Listen::local(15010)),
+            secure: secure_addr.or(file.secure_addr).unwrap_or(Listen::everywhere(15012)),
+            monitoring: monitoring_addr.or(file.monitoring_addr).unwrap_or(Listen::local(15014)),
         })
     }
 }

@@ -1,5 +1,6 @@
-use super::settings::{Listen, Settings};
+use super::settings::Settings;
 use super::wiring::{Running, start};
+use crate::listen::Listen;
 use crate::monitoring::get;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

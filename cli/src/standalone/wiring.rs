@@ -1,9 +1,8 @@
 //! The parts of standalone mode and the channels between them.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::Json;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -11,15 +10,15 @@ use controller::{Controller, Handle};
 use runtime::http::{Authn, Monitoring, Readiness, Route};
 use runtime::{Metrics, Tasks};
 use spiffe::TrustDomain;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use xds::ads::server::{Ads, Limits};
 
 use super::files::{Addresses, write_addresses};
-use super::plaintext;
 use super::secure::{Secure, trust_domain_check};
-use super::settings::{Listen, Settings};
+use super::settings::Settings;
+use crate::listen::address;
+use crate::plaintext;
 use crate::version::VERSION;
 
 /// Changes that may wait for the controller; the source waits when there are more.
@@ -40,9 +39,9 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     let Settings { dir, state, mesh_config, plaintext, secure, monitoring } = settings;
     // Made with the rights that agents need to read the root certificate in it.
     ca::Storage::open(&state)?;
-    let plaintext_listener = bind(plaintext, "plaintext").await?;
-    let secure = bind(secure, "secure").await?;
-    let monitoring = bind(monitoring, "monitoring").await?;
+    let plaintext_listener = plaintext.bind("plaintext").await?;
+    let secure = secure.bind("secure").await?;
+    let monitoring = monitoring.bind("monitoring").await?;
     let addresses = Addresses {
         plaintext: address(plaintext_listener.as_ref())?,
         secure: address(secure.as_ref())?,
@@ -62,7 +61,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     tasks.spawn("source", until_stopped(tasks.stop(), source));
     let ads = Ads::new(Arc::new(controller.clone()), Limits::default(), &identifier(), plaintext::peer);
     if let Some(listener) = plaintext_listener {
-        tasks.spawn("plaintext xDS", serve_plaintext(ads.clone(), listener, tasks.stop()));
+        tasks.spawn("plaintext xDS", plaintext::serve(ads.clone(), listener, tasks.stop()));
     }
     let signs_for = secure.is_some().then(|| Arc::new(OnceLock::new()));
     if let (Some(listener), Some(signs_for)) = (secure, signs_for.clone()) {
@@ -78,22 +77,8 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     Ok(Running { tasks, addresses })
 }
 
-async fn bind(listen: Listen, what: &'static str) -> Result<Option<TcpListener>> {
-    match listen {
-        Listen::Off => Ok(None),
-        Listen::At(addr) => {
-            let listener = TcpListener::bind(addr).await.with_context(|| format!("{what} address {addr}"))?;
-            Ok(Some(listener))
-        }
-    }
-}
-
-fn address(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>> {
-    Ok(listener.map(TcpListener::local_addr).transpose()?)
-}
-
 /// A part without an orderly end of its own is dropped once the process stops; nothing it holds outlives the process.
-async fn until_stopped<E>(
+pub(crate) async fn until_stopped<E>(
     stop: CancellationToken,
     part: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
@@ -103,20 +88,8 @@ async fn until_stopped<E>(
     }
 }
 
-async fn serve_plaintext(
-    ads: Ads<Handle>,
-    listener: TcpListener,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let incoming = plaintext::Incoming::start(listener);
-    authn::tls::grpc_server()
-        .add_service(ads)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await
-}
-
 /// What proxies and tools see as the control plane's name (semantics §6.8).
-fn identifier() -> String {
+pub(crate) fn identifier() -> String {
     serde_json::json!({"Component": "countersign", "Info": {"version": VERSION.version}}).to_string()
 }
 

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use controller::Handle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::{Connected, TcpConnectInfo};
-use xds::ads::server::Peer;
+use xds::ads::server::{Ads, Peer};
 
 /// Connections at once that have said something; a further one is closed at once.
 const CONNECTIONS: usize = 256;
@@ -29,24 +31,40 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection that holds one of the places.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
 }
 
 /// Connections that have said something. Dropping it closes the listener.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     ready: ReceiverStream<io::Result<Connection>>,
     _accepting: AbortOnDropHandle<()>,
 }
 
 impl Incoming {
-    pub(super) fn start(listener: TcpListener) -> Self {
+    pub(crate) fn start(listener: TcpListener) -> Self {
         let (sender, receiver) = mpsc::channel(16);
         let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, sender)));
         Self { ready: ReceiverStream::new(receiver), _accepting: accepting }
     }
+}
+
+/// Serves xDS on `listener` until `stop`.
+///
+/// # Errors
+/// If the server fails.
+pub(crate) async fn serve(
+    ads: Ads<Handle>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = Incoming::start(listener);
+    authn::tls::grpc_server()
+        .add_service(ads)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
 }
 
 impl tokio_stream::Stream for Incoming {
@@ -96,7 +114,7 @@ async fn admit(stream: TcpStream, places: Arc<Semaphore>, ready: mpsc::Sender<io
 }
 
 /// What the transport knows of a peer on this port.
-pub(super) fn peer(extensions: &http::Extensions) -> Peer {
+pub(crate) fn peer(extensions: &http::Extensions) -> Peer {
     let info = extensions.get::<TcpConnectInfo>();
     Peer { identity: None, pod: None, address: info.and_then(TcpConnectInfo::remote_addr), secure: false }
 }
