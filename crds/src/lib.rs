@@ -24,6 +24,7 @@ mod peer_authentication;
 mod pod;
 mod read;
 mod request_authentication;
+mod revision;
 mod salvage;
 mod selector;
 mod service;
@@ -39,6 +40,7 @@ pub use object::{Kind, Object, ObjectRef};
 pub use parse::{Closed, Content, Parsed, parse};
 pub use read::{Document, MAX_DOCUMENT, MAX_FILE, read};
 pub use request_authentication::jwks::{PublicKeys, public as public_jwks};
+pub use revision::{DEFAULT_REVISION, REVISION, revision_matches};
 
 /// The wire types, one module per kind.
 pub mod spec {
