@@ -30,6 +30,7 @@ mod selector;
 mod service;
 mod service_account;
 mod strict;
+mod unimplemented;
 mod values;
 mod when;
 mod wire;
@@ -41,6 +42,7 @@ pub use parse::{Closed, Content, Parsed, parse};
 pub use read::{Document, MAX_DOCUMENT, MAX_FILE, read};
 pub use request_authentication::jwks::{PublicKeys, public as public_jwks};
 pub use revision::{DEFAULT_REVISION, REVISION, revision_matches};
+pub use unimplemented::{Access, Unimplemented, unimplemented};
 
 /// The wire types, one module per kind.
 pub mod spec {

@@ -10,7 +10,7 @@ use crate::path::At;
 use crate::salvage::Spec;
 use crate::{
     authorization_policy, endpoint_slice, namespace, peer_authentication, pod, request_authentication,
-    service, service_account, workload_entry,
+    service, service_account, unimplemented, workload_entry,
 };
 
 /// What a document turned out to be.
@@ -186,9 +186,11 @@ fn recognise(document: &Map<String, Value>, complete: bool, issues: &mut Issues)
             Recognised::Unreadable
         }
         _ => {
+            let known = unimplemented().iter().find(|one| one.group == group && one.kind == name);
+            let meaning = known.map(|one| format!(": {}", one.meaning)).unwrap_or_default();
             issues.warning(
                 &kind_at,
-                format!("kind `{name}` of `{api_version}` is not supported: it has no effect"),
+                format!("kind `{name}` of `{api_version}` is not supported: it has no effect{meaning}"),
             );
             Recognised::Unsupported
         }

@@ -9,11 +9,12 @@ pub const REVISION: &str = "istio.io/rev";
 pub const DEFAULT_REVISION: &str = "default";
 
 /// Whether an object with these labels is meant for the control plane of `revision` (an empty one is
-/// [`DEFAULT_REVISION`]). An object without the label, or with an empty one, is meant for every control plane; another
-/// revision's object must be treated as if it did not exist, and a change of the label as its creation or deletion.
+/// [`DEFAULT_REVISION`]). An object without the label is meant for every control plane; one with an empty label for none,
+/// as with Istio. Another revision's object must be treated as if it did not exist, and a change of the label as its
+/// creation or deletion.
 pub fn revision_matches(labels: &BTreeMap<String, String>, revision: &str) -> bool {
     let revision = if revision.is_empty() { DEFAULT_REVISION } else { revision };
-    labels.get(REVISION).is_none_or(|label| label.is_empty() || label == revision)
+    labels.get(REVISION).is_none_or(|label| label == revision)
 }
 
 #[cfg(test)]
@@ -25,7 +26,8 @@ mod tests {
         for (label, revision, expect) in [
             (None, "default", true),
             (None, "canary", true),
-            (Some(""), "canary", true),
+            (Some(""), "canary", false),
+            (Some(""), "", false),
             (Some("default"), "default", true),
             (Some("default"), "", true),
             (Some("canary"), "canary", true),
