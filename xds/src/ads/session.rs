@@ -27,6 +27,7 @@
 //! may have dropped a name and taken it up again unseen.
 
 mod held;
+mod references;
 mod sequence;
 mod state;
 mod subscription;
@@ -41,6 +42,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 
 use crate::resource::{Layers, Resource, ResourceType, Snapshot};
 use held::Holding;
+use references::References;
 use state::TypeState;
 
 /// Names one type of one stream may subscribe to.
@@ -95,6 +97,11 @@ pub enum Event {
     Rejected { kind: ResourceType, resource: Option<(Arc<str>, String)>, message: String },
     /// An answer to something older than the last response; ignored.
     StaleNonce { kind: ResourceType },
+    /// Inbound listeners that the proxy brought along from before this stream are about to be replaced.
+    Replacing,
+    /// Whether an inbound listener that the proxy has acknowledged waits for an extension config or a route
+    /// configuration that it does not have. Comes before an acknowledgement that makes it wait, and after one that ends it.
+    Waiting(bool),
 }
 
 /// Why a stream cannot go on.
@@ -117,6 +124,10 @@ pub struct Session {
     resumed: bool,
     /// Endpoints to be told once the proxy asks for them, whatever version it has: their clusters have changed.
     warming: BTreeSet<Arc<str>>,
+    /// What the acknowledged inbound listeners refer to.
+    references: References,
+    /// As last reported.
+    waiting: bool,
     nonces: u64,
     events: Vec<Event>,
 }
@@ -131,6 +142,8 @@ impl Session {
             types,
             resumed: false,
             warming: BTreeSet::new(),
+            references: References::default(),
+            waiting: false,
             nonces: 0,
             events: Vec::new(),
         }
@@ -138,7 +151,25 @@ impl Session {
 
     /// What happened since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
+        let mut events = std::mem::take(&mut self.events);
+        match (self.waiting, self.waits()) {
+            (false, true) => events.insert(0, Event::Waiting(true)),
+            (true, false) => events.push(Event::Waiting(false)),
+            _ => {}
+        }
+        events
+    }
+
+    /// Whether an acknowledged inbound listener refers to what the proxy does not have; remembered as reported.
+    fn waits(&mut self) -> bool {
+        let listeners = self.types[ResourceType::Listener as usize].held.own();
+        let types = &self.types;
+        let lacks = |(kind, name): &(ResourceType, Arc<str>)| {
+            let state = &types[*kind as usize];
+            !state.subscription.covers(name) || !matches!(state.held.get(name), Holding::Has(_))
+        };
+        self.waiting = self.references.of(listeners).iter().any(lacks);
+        self.waiting
     }
 
     /// A newer snapshot.
@@ -293,6 +324,13 @@ impl Session {
                 }
             }
             return None;
+        }
+        if kind == ResourceType::Listener && self.resumed && state.generation.is_none() {
+            let own = |change: &sequence::Change| wanted.own.0.contains_key(&change.name);
+            let held = |change: &sequence::Change| !matches!(state.held.get(&change.name), Holding::Nothing);
+            if plan.changes.iter().any(|change| own(change) && held(change)) {
+                self.events.push(Event::Replacing);
+            }
         }
         self.nonces += 1;
         let mut response = state.send(plan, format!("{:x}", self.nonces), wanted, generation);

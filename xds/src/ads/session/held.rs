@@ -35,6 +35,11 @@ impl Held {
         }
     }
 
+    /// The workload's own table of what was last acknowledged as a whole.
+    pub(super) fn own(&self) -> &Arc<Table> {
+        &self.base.own
+    }
+
     pub(super) fn set(&mut self, name: Arc<str>, holding: Holding) {
         self.exceptions.insert(name, holding);
     }

@@ -74,7 +74,8 @@ fn show(response: &Response) -> String {
 
 fn show_event(event: &Event) -> Option<String> {
     Some(match event {
-        Event::Sent { .. } => return None,
+        Event::Sent { .. } | Event::Replacing => return None,
+        Event::Waiting(waiting) => format!("= waiting {waiting}"),
         Event::Acked { kind, generation } => format!("= acked {} {generation}", kind.short()),
         Event::Rejected { kind, resource: Some((name, _)), message: _ } => {
             format!("= rejected {} {name}", kind.short())
