@@ -1,9 +1,14 @@
 //! What a verified connection says of its peer, and how a request handler reads it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
 
 use spiffe::{Leaf, SpiffeId, SvidError};
 use time::{Duration, OffsetDateTime};
+
+use crate::{tls::Place, token::TokenIdentity};
 
 /// The identity that the peer proved with its client certificate, in this connection's handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,20 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// `None` if the peer presented no certificate.
     pub identity: Option<Arc<PeerIdentity>>,
+    /// Where the connection is counted; gone when it has ended.
+    place: Weak<Place>,
+}
+
+impl ConnectionInfo {
+    pub(crate) fn new(peer: SocketAddr, identity: Option<Arc<PeerIdentity>>, place: &Arc<Place>) -> Self {
+        Self { peer, identity, place: Arc::downgrade(place) }
+    }
+
+    /// Tells the listener that the caller has proven itself by a token: newcomers no longer displace its connection.
+    /// False if it has too many connections already, or this one is ending.
+    pub(crate) fn identify(&self, caller: &TokenIdentity) -> bool {
+        self.place.upgrade().is_some_and(|place| place.identify(caller))
+    }
 }
 
 /// The connection that a request came by; `None` if not by [`crate::tls::Incoming`].
@@ -53,4 +72,9 @@ pub fn connection<T>(request: &tonic::Request<T>) -> Option<&ConnectionInfo> {
 /// The verified identity of a request's caller; `None` if it proved none.
 pub fn peer<T>(request: &tonic::Request<T>) -> Option<&Arc<PeerIdentity>> {
     connection(request)?.identity.as_ref()
+}
+
+/// The identity that a request's caller proved by a token, behind a [`crate::token::TokenLayer`]; `None` if it did not.
+pub fn token_identity<T>(request: &tonic::Request<T>) -> Option<&Arc<TokenIdentity>> {
+    request.extensions().get()
 }

@@ -6,12 +6,14 @@
 
 mod client;
 mod identity;
+pub mod limit;
 mod svid;
 pub mod tls;
+pub mod token;
 mod trust;
 
 pub use client::{connect, connect_lazy, dial};
-pub use identity::{ConnectionInfo, PeerIdentity, connection, peer};
+pub use identity::{ConnectionInfo, PeerIdentity, connection, peer, token_identity};
 pub use svid::{OwnSvid, UnusableSvid};
 pub use trust::{ClientTrust, UnusableTrust, client_config};
 

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 pub use connection::Connection;
 pub use incoming::{CountersHandle, Incoming};
 pub use table::Counters;
+pub(crate) use table::Place;
 
 use crate::{ALPN, ClientTrust, OwnSvid, provider};
 
@@ -30,7 +31,7 @@ pub struct Limits {
     pub anonymous: usize,
     /// Connections of callers with identity; one more is refused.
     pub identified: usize,
-    /// Connections under one certificate; one more is refused.
+    /// Connections under one certificate, or of one caller by token; one more is refused.
     pub per_certificate: usize,
 }
 

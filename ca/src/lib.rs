@@ -11,7 +11,6 @@ mod error;
 mod files;
 mod issuer;
 mod join;
-mod limit;
 mod server_identity;
 mod service;
 mod storage;

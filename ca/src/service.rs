@@ -10,14 +10,16 @@ use api::{
     countersign::ca::v1::enrollment_server::EnrollmentServer,
     istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer,
 };
-use authn::PeerIdentity;
+use authn::{
+    PeerIdentity,
+    limit::{Limiter, Rate, host},
+};
 use spiffe::SpiffeId;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tonic::{Request, Status};
 
 use crate::{
     Certificates, Counters, Enrollment, Error, Issuance, Issuer, JoinTokens, WorkloadName,
-    limit::{Limiter, Rate, host},
 };
 
 /// Longest message in bytes that the services read.

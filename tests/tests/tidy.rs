@@ -104,7 +104,7 @@ fn crates_depend_one_way() {
         ("api", &[]),
         ("crds", &["policy", "mesh", "spiffe"]),
         ("source", &["crds", "policy", "mesh"]),
-        ("authn", &["spiffe"]),
+        ("authn", &["api", "spiffe"]),
         ("xds", &["policy", "mesh", "spiffe"]),
         ("runtime", &[]),
         ("controller", &["authn", "api", "crds", "mesh", "policy", "runtime", "source", "spiffe", "xds"]),

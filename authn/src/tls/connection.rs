@@ -23,7 +23,7 @@ use crate::ConnectionInfo;
 pub struct Connection {
     tls: TlsStream<TcpStream>,
     peer: SocketAddr,
-    place: Place,
+    place: Arc<Place>,
     /// Ready when the connection must end.
     end: Pin<Box<dyn Future<Output = End> + Send>>,
     ended: Option<End>,
@@ -48,7 +48,7 @@ impl From<End> for io::Error {
 impl Connection {
     pub(super) fn new(tls: TlsStream<TcpStream>, peer: SocketAddr, place: Place) -> Self {
         let evicted = place.evicted();
-        let left = place.identity().map(|identity| identity.ends_at() - OffsetDateTime::now_utc());
+        let left = place.certificate().map(|identity| identity.ends_at() - OffsetDateTime::now_utc());
         let end = Box::pin(async move {
             match (evicted, left) {
                 (Some(evicted), _) => {
@@ -61,7 +61,7 @@ impl Connection {
                 }
             }
         });
-        Self { tls, peer, place, end, ended: None }
+        Self { tls, peer, place: Arc::new(place), end, ended: None }
     }
 
     fn poll_end(&mut self, context: &mut Context<'_>) -> Option<End> {
@@ -87,7 +87,7 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo { peer: self.peer, identity: self.place.identity().map(Arc::clone) }
+        ConnectionInfo::new(self.peer, self.place.certificate(), &self.place)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
-use crate::PeerIdentity;
+use crate::{PeerIdentity, token::TokenIdentity};
 
 /// What has happened on a listener since it started.
 #[derive(Debug, Default)]
@@ -51,21 +51,47 @@ struct Open {
     /// Number of the next anonymous connection.
     next: u64,
     identified: usize,
-    /// Leaf (DER) → its connections; never zero.
-    by_certificate: HashMap<Arc<[u8]>, usize>,
+    /// Leaf (DER), or a token's caller → its connections; never zero.
+    by_caller: HashMap<Arc<[u8]>, usize>,
 }
 
 /// A place in the table, left when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     table: Arc<Table>,
-    holder: Holder,
+    holder: Mutex<Holder>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Holder {
     Anonymous(u64, CancellationToken),
+    /// By certificate.
     Identified(Arc<PeerIdentity>),
+    /// By token, known after the handshake. Does not end with the token: what was asked under it was granted.
+    Token(Arc<[u8]>),
+}
+
+impl Open {
+    /// Counts one more connection of `caller`, if there is room.
+    fn take(&mut self, caller: &Arc<[u8]>, limits: &Limits) -> bool {
+        let own = self.by_caller.get(caller).copied().unwrap_or_default();
+        if own >= limits.per_certificate || self.identified >= limits.identified {
+            return false;
+        }
+        self.identified += 1;
+        *self.by_caller.entry(Arc::clone(caller)).or_default() += 1;
+        true
+    }
+
+    fn leave(&mut self, caller: &Arc<[u8]>) {
+        self.identified -= 1;
+        if let Some(count) = self.by_caller.get_mut(caller) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_caller.remove(caller);
+            }
+        }
+    }
 }
 
 impl Table {
@@ -91,17 +117,14 @@ impl Table {
                 Holder::Anonymous(number, evicted)
             }
             Some(identity) => {
-                let own = open.by_certificate.get(&identity.certificate).copied().unwrap_or_default();
-                if own >= self.limits.per_certificate || open.identified >= self.limits.identified {
+                if !open.take(&identity.certificate, &self.limits) {
                     Counters::add(&self.counters.refused);
                     return None;
                 }
-                open.identified += 1;
-                *open.by_certificate.entry(Arc::clone(&identity.certificate)).or_default() += 1;
                 Holder::Identified(identity)
             }
         };
-        Some(Place { table: Arc::clone(self), holder })
+        Some(Place { table: Arc::clone(self), holder: Mutex::new(holder) })
     }
 
     /// Makes room when the process has no file descriptor left.
@@ -123,40 +146,57 @@ impl Table {
 }
 
 impl Place {
-    /// Cancelled when the connection has to give way; `None` for connections with identity, which never do.
+    /// Cancelled when the connection has to give way; `None` for connections by certificate, which never do.
     pub(super) fn evicted(&self) -> Option<CancellationToken> {
-        match &self.holder {
+        match &*self.holder() {
             Holder::Anonymous(_, evicted) => Some(evicted.clone()),
-            Holder::Identified(_) => None,
+            Holder::Identified(_) | Holder::Token(_) => None,
         }
     }
 
-    pub(super) fn identity(&self) -> Option<&Arc<PeerIdentity>> {
-        match &self.holder {
-            Holder::Anonymous(..) => None,
-            Holder::Identified(identity) => Some(identity),
+    /// The peer's certificate, if it presented one.
+    pub(super) fn certificate(&self) -> Option<Arc<PeerIdentity>> {
+        match &*self.holder() {
+            Holder::Anonymous(..) | Holder::Token(_) => None,
+            Holder::Identified(identity) => Some(Arc::clone(identity)),
         }
+    }
+
+    /// The connection is `caller`'s from now on, as far as it was nobody's. False if `caller` has too many, or if the
+    /// connection has been told to give way already.
+    pub(crate) fn identify(&self, caller: &TokenIdentity) -> bool {
+        let mut holder = self.holder();
+        let Holder::Anonymous(number, _) = *holder else { return true };
+        let caller = caller.key();
+        let mut open = self.table.open();
+        let Some(at) = open.anonymous.iter().position(|(other, _)| *other == number) else { return false };
+        if !open.take(&caller, &self.table.limits) {
+            Counters::add(&self.table.counters.refused);
+            return false;
+        }
+        open.anonymous.remove(at);
+        *holder = Holder::Token(caller);
+        true
     }
 
     pub(super) fn counters(&self) -> &Counters {
         &self.table.counters
     }
+
+    /// Taken before the table's lock, never after it.
+    fn holder(&self) -> MutexGuard<'_, Holder> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let holder = self.holder().clone();
         let mut open = self.table.open();
-        match &self.holder {
-            Holder::Anonymous(number, _) => open.anonymous.retain(|(other, _)| other != number),
-            Holder::Identified(identity) => {
-                open.identified -= 1;
-                if let Some(count) = open.by_certificate.get_mut(&identity.certificate) {
-                    *count -= 1;
-                    if *count == 0 {
-                        open.by_certificate.remove(&identity.certificate);
-                    }
-                }
-            }
+        match holder {
+            Holder::Anonymous(number, _) => open.anonymous.retain(|(other, _)| *other != number),
+            Holder::Identified(identity) => open.leave(&identity.certificate),
+            Holder::Token(caller) => open.leave(&caller),
         }
     }
 }
@@ -201,6 +241,33 @@ mod tests {
         assert!(again.is_some());
         drop((second, third, again));
         let open = table.open();
-        assert!(open.by_certificate.is_empty() && open.identified == 0);
+        assert!(open.by_caller.is_empty() && open.identified == 0);
+    }
+
+    #[test]
+    fn who_has_shown_a_token_is_no_longer_displaced_and_is_counted() {
+        let table = table();
+        let caller = |uid: &str| TokenIdentity {
+            namespace: "a".into(),
+            service_account: "b".into(),
+            pod: Some(crate::token::Pod { name: "p".into(), uid: uid.into() }),
+            expires: OffsetDateTime::UNIX_EPOCH,
+        };
+        let first = table.enter(None).unwrap();
+        assert!(first.identify(&caller("1")) && first.identify(&caller("1")));
+        assert!((0..5).all(|_| table.enter(None).is_some()));
+        assert_eq!(table.counters.displaced.load(Ordering::Relaxed), 0);
+        let second = table.enter(None).unwrap();
+        assert!(second.identify(&caller("1")));
+        let third = table.enter(None).unwrap();
+        assert!(!third.identify(&caller("1")) && third.identify(&caller("2")));
+        // A certificate counts in the same sum, which is full now.
+        assert!(table.enter(Some(identity(b"a"))).is_none());
+        let late = table.enter(None).unwrap();
+        let (_newer, _newest) = (table.enter(None).unwrap(), table.enter(None).unwrap());
+        assert!(!late.identify(&caller("3")), "it has been told to go already");
+        drop((first, second, third, late));
+        let open = table.open();
+        assert!(open.by_caller.is_empty() && open.identified == 0);
     }
 }

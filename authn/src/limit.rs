@@ -14,31 +14,34 @@ const KEYS: usize = 8192;
 
 /// So many at once, and one more every `refill`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
-    pub(crate) burst: u32,
-    pub(crate) refill: Duration,
+pub struct Rate {
+    pub burst: u32,
+    /// How long until there is one more.
+    pub refill: Duration,
 }
 
+/// A bucket per key.
 #[derive(Debug)]
-pub(crate) struct Limiter<K> {
+pub struct Limiter<K> {
     rate: Rate,
     /// When the key's bucket will be full again. Whoever is not here has a full bucket.
     full_at: HashMap<K, Instant>,
 }
 
 impl<K: Eq + Hash + Clone> Limiter<K> {
-    pub(crate) fn new(rate: Rate) -> Self {
+    /// All buckets full.
+    pub fn new(rate: Rate) -> Self {
         Self { rate, full_at: HashMap::new() }
     }
 
     /// Whether `key` has one left. Takes nothing.
-    pub(crate) fn allows(&self, key: &K, now: Instant) -> bool {
+    pub fn allows(&self, key: &K, now: Instant) -> bool {
         let owed = self.full_at.get(key).map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
         owed + self.rate.refill <= self.rate.refill * self.rate.burst
     }
 
     /// Takes one from `key`'s bucket, which must not be empty for the answer to be true.
-    pub(crate) fn take(&mut self, key: &K, now: Instant) -> bool {
+    pub fn take(&mut self, key: &K, now: Instant) -> bool {
         if !self.allows(key, now) {
             return false;
         }
@@ -64,7 +67,7 @@ impl<K: Eq + Hash + Clone> Limiter<K> {
 }
 
 /// Whom an address belongs to: an IPv6 host has a whole /64 to choose from.
-pub(crate) fn host(address: IpAddr) -> IpAddr {
+pub fn host(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
