@@ -1,5 +1,5 @@
 //! Wire formats: one file per kind, its validation (semantics §1), and its conversion into `policy` and `mesh`.
-//! Reads text and values only; never a file, never a cluster.
+//! Also the CustomResourceDefinitions made from them (`crd`). Reads text and values only; never a file, never a cluster.
 //!
 //! ```text
 //! text ─read─► Document…     one per YAML document or List item, each with its own outcome
@@ -11,6 +11,7 @@
 //! enforces only while there is no earlier, good version.
 
 mod authorization_policy;
+pub mod crd;
 mod degrade;
 mod endpoint_slice;
 mod finding;

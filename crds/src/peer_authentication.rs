@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use policy::{Attachment, MtlsMode};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::crd::schema;
 use crate::finding::Issues;
 use crate::meta::Metadata;
 use crate::object::{Kind, Object};
@@ -14,22 +16,27 @@ use crate::selector::{Attachments, WorkloadSelector};
 use crate::{Reading, degrade};
 
 /// `spec`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::ports_need_labels()))]
 pub struct PeerAuthenticationSpec {
+    /// The workloads it applies to: those of its namespace, or in the root namespace of the mesh, if left out.
     pub selector: Option<WorkloadSelector>,
+    /// Which connections those workloads take.
     pub mtls: Option<MutualTls>,
-    /// Keyed by the workload's own port.
+    /// Exceptions for single ports, keyed by the workload's own port (not the Service's). Needs a selector with labels.
+    #[schemars(extend("minProperties" = 1, "x-kubernetes-validations" = schema::port_keys()))]
     pub port_level_mtls: Option<BTreeMap<String, MutualTls>>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MutualTls {
+    /// STRICT: mutual TLS only. PERMISSIVE: plaintext as well. DISABLE: plaintext only. UNSET: as the wider policy says.
     pub mode: Mode,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
     #[default]

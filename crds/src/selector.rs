@@ -3,29 +3,42 @@
 use std::collections::BTreeMap;
 
 use policy::{Attachment, TargetRef};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::crd::schema;
 use crate::finding::Issues;
 use crate::path::At;
 
-const MAX_LABELS: usize = 4096;
-const MAX_LABEL_VALUE: usize = 63;
-const MAX_TARGET_REFS: usize = 16;
+pub(crate) const MAX_LABELS: usize = 4096;
+pub(crate) const MAX_LABEL_VALUE: usize = 63;
+pub(crate) const MAX_TARGET_REFS: usize = 16;
 
 /// `selector`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct WorkloadSelector {
+    /// Labels that a workload must have, all of them. None: every workload of the namespace.
+    #[schemars(schema_with = "schema::match_labels")]
     pub match_labels: BTreeMap<String, String>,
 }
 
 /// `targetRef`, `targetRefs[]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["kind", "name"]))]
 pub struct PolicyTargetReference {
+    /// The API group of what is targeted; empty for the core group.
+    #[schemars(length(max = 253), regex(pattern = schema::GROUP))]
     pub group: String,
+    /// Service, ServiceEntry, Gateway or GatewayClass.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::KIND))]
     pub kind: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// Must be empty: only the policy's own namespace can be targeted.
+    #[schemars(extend("x-kubernetes-validations" = schema::own_namespace()))]
     pub namespace: String,
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn port(value: &str) -> Parsed<u16> {
 }
 
 /// Most characters in a `serviceAccounts` entry (CRD).
-const MAX_SERVICE_ACCOUNT: usize = 320;
+pub(crate) const MAX_SERVICE_ACCOUNT: usize = 320;
 
 /// `serviceAccounts`, `source.serviceAccount`: `NAME` (in `namespace`) or `NAMESPACE/NAME`.
 pub(crate) fn service_account(value: &str, namespace: &Arc<str>) -> Parsed<Atom> {

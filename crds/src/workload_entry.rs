@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh::{Workload, WorkloadKind};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::crd::schema;
 use crate::finding::Issues;
 use crate::meta::Metadata;
 use crate::object::Object;
@@ -20,15 +22,31 @@ struct Document {
     spec: WorkloadEntrySpec,
 }
 
-/// `spec`, as far as anything here needs it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// `spec`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::entry_address()))]
 pub struct WorkloadEntrySpec {
-    /// An IP address. A host name (which Istio resolves in DNS) and `unix://` have none.
+    /// Its IP address. A host name, which Istio resolves in DNS, and `unix://` have no effect here.
+    #[schemars(length(max = 256), extend("x-kubernetes-validations" = schema::unix_socket()))]
     pub address: String,
+    /// Names of its ports.
+    #[schemars(schema_with = "schema::named_ports")]
     pub ports: BTreeMap<String, u32>,
+    /// Its labels, which selectors look at, beside those of the object itself.
+    #[schemars(extend("maxProperties" = 256))]
     pub labels: BTreeMap<String, String>,
+    /// The service account that it runs as.
+    #[schemars(length(max = 253))]
     pub service_account: String,
+    /// The network it is in: read by Istio, has no effect here.
+    #[schemars(length(max = 2048))]
+    pub network: String,
+    /// Region, zone and subzone: read by Istio, has no effect here.
+    #[schemars(length(max = 2048))]
+    pub locality: String,
+    /// Its share of the load: read by Istio, has no effect here.
+    pub weight: u32,
 }
 
 pub(crate) fn read(
@@ -37,7 +55,8 @@ pub(crate) fn read(
     issues: &mut Issues,
 ) -> Option<Object> {
     let Document { spec } = wire::read(document, issues)?;
-    let WorkloadEntrySpec { address, ports, labels, service_account } = spec;
+    let WorkloadEntrySpec { address, ports, labels, service_account, network: _, locality: _, weight: _ } =
+        spec;
     let at = At::ROOT.key("spec");
     let named_ports = ports
         .into_iter()

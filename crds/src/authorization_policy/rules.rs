@@ -7,14 +7,11 @@ use std::sync::Arc;
 
 use policy::{Atom, Match, StringMatch};
 
-use super::{Action, Condition, From, Operation, Rule, Source, To};
+use super::{Action, Condition, From, MAX_FROM, MAX_SERVICE_ACCOUNTS, Operation, Rule, Source, To};
 use crate::finding::Issues;
 use crate::path::At;
 use crate::values::{self, Parsed};
 use crate::when::Key;
-
-const MAX_FROM: usize = 512;
-const MAX_SERVICE_ACCOUNTS: usize = 16;
 
 /// What the walk of one rule needs to know of its policy.
 struct Walk<'w> {

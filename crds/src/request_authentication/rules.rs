@@ -2,13 +2,10 @@
 
 use policy::Jwks;
 
-use super::{ClaimToHeader, DEFAULT_TIMEOUT_MS, JwtHeader, JwtRule, Presence, jwks};
+use super::{ClaimToHeader, DEFAULT_TIMEOUT_MS, JwtHeader, JwtRule, MAX_CLAIMS, MAX_URI, Presence, jwks};
 use crate::finding::Issues;
 use crate::path::At;
 use crate::values;
-
-const MAX_URI: usize = 2048;
-const MAX_CLAIMS: usize = 64;
 
 /// The rule at `at`.
 pub(super) fn read(rule: &JwtRule, at: &At<'_>, issues: &mut Issues) -> policy::JwtRule {
