@@ -22,10 +22,12 @@ pub enum AuthorityError {
     Root(#[source] BundleError),
     #[error("there is not exactly one root certificate")]
     RootCount,
-    #[error("the root certificate may not sign certificates")]
+    #[error("the signing certificate or one above it may not sign certificates")]
     RootUsage,
-    #[error("the private key is not the root certificate's")]
+    #[error("the private key is not the signing certificate's")]
     OtherKey,
+    #[error("no chain leads from the signing certificate to a root")]
+    Chain,
     #[error("the root certificate expired at {0}")]
     Expired(OffsetDateTime),
     #[error("the root certificate is not valid before {0}")]
@@ -77,11 +79,16 @@ impl Issued {
     }
 }
 
-/// A self-signed root with its private key.
+/// Intermediate certificates between a signing certificate and its root, at most.
+const MAX_CHAIN: usize = 8;
+
+/// A signing certificate with its private key: a self-signed root, or one below somebody else's root.
 #[derive(Debug)]
 pub struct Authority {
     root: TrustBundle,
     issuer: Issuer<'static, PrivateKey>,
+    /// DER, from the signing certificate up, without the root; empty if the root itself signs.
+    intermediates: Vec<Vec<u8>>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 }
@@ -126,13 +133,37 @@ impl Authority {
         }
     }
 
-    fn from_der(der: Vec<u8>, key: PrivateKey) -> Result<Self, AuthorityError> {
-        let malformed = |_| AuthorityError::Root(BundleError::Certificate);
-        let (_, certificate) = X509Certificate::from_der(&der).map_err(malformed)?;
-        let usage = certificate.key_usage().ok().flatten();
-        if !certificate.is_ca() || !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
-            return Err(AuthorityError::RootUsage);
+    /// Takes up a signing certificate (PEM, exactly one) below `roots` (PEM, at least one), with what lies between them
+    /// somewhere in `chain` (PEM, may be empty, may hold more). The signing certificate may be one of the roots.
+    pub fn plugged(
+        certificate: &[u8],
+        key: PrivateKey,
+        chain: &[u8],
+        roots: &[u8],
+    ) -> Result<Self, AuthorityError> {
+        let bundle = |text| TrustBundle::from_pem(text).map_err(AuthorityError::Root);
+        let (certificate, roots) = (bundle(certificate)?, bundle(roots)?);
+        let chain = if chain.trim_ascii().is_empty() { None } else { Some(bundle(chain)?) };
+        let mut only = certificate.roots();
+        let (Some(der), None) = (only.next(), only.next()) else { return Err(AuthorityError::RootCount) };
+        let mut authority = Self::from_der(der.to_vec(), key)?;
+        let between: Vec<&[u8]> = chain.iter().flat_map(TrustBundle::roots).collect();
+        let roots_der: Vec<&[u8]> = roots.roots().collect();
+        let path = path_to_root(der, &between, &roots_der)?;
+        for der in &path {
+            let certificate = ca_certificate(der)?;
+            let validity = certificate.validity();
+            authority.not_before = authority.not_before.max(validity.not_before.to_datetime());
+            authority.not_after = authority.not_after.min(validity.not_after.to_datetime());
         }
+        // The last one is the root, which peers have.
+        authority.intermediates = path[..path.len() - 1].iter().map(|der| der.to_vec()).collect();
+        authority.root = roots;
+        Ok(authority)
+    }
+
+    fn from_der(der: Vec<u8>, key: PrivateKey) -> Result<Self, AuthorityError> {
+        let certificate = ca_certificate(&der)?;
         if certificate.public_key().raw != key.public_key_der() {
             return Err(AuthorityError::OtherKey);
         }
@@ -140,10 +171,20 @@ impl Authority {
             (certificate.validity().not_before.to_datetime(), certificate.validity().not_after.to_datetime());
         let issuer = Issuer::from_ca_cert_der(&der.as_slice().into(), key).map_err(AuthorityError::Sign)?;
         let root = TrustBundle::from_ders([der]).map_err(AuthorityError::Root)?;
-        Ok(Self { root, issuer, not_before, not_after })
+        Ok(Self { root, issuer, intermediates: Vec::new(), not_before, not_after })
     }
 
-    /// The root certificate, as a bundle of one.
+    /// What a leaf's chain holds between the leaf and the root, as DER: the signing certificate first.
+    pub fn intermediates(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.intermediates.iter().map(Vec::as_slice)
+    }
+
+    /// The same, one PEM block with a trailing newline each.
+    pub fn intermediates_pem(&self) -> impl Iterator<Item = String> + '_ {
+        self.intermediates().map(|der| String::clone(&pem::encode("CERTIFICATE", der)))
+    }
+
+    /// The root certificate, as a bundle of one; several if the signing certificate was given with several.
     pub fn root(&self) -> &TrustBundle {
         &self.root
     }
@@ -230,6 +271,49 @@ impl Authority {
             not_before,
             not_after,
         })
+    }
+}
+
+/// Parses a certificate that may sign others.
+fn ca_certificate(der: &[u8]) -> Result<X509Certificate<'_>, AuthorityError> {
+    let malformed = |_| AuthorityError::Root(BundleError::Certificate);
+    let (_, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
+    let usage = certificate.key_usage().ok().flatten();
+    if certificate.is_ca() && usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+        Ok(certificate)
+    } else {
+        Err(AuthorityError::RootUsage)
+    }
+}
+
+/// The certificates from `signer` to one of `roots`, both included, each signed by the next.
+fn path_to_root<'a>(
+    signer: &'a [u8],
+    between: &[&'a [u8]],
+    roots: &[&'a [u8]],
+) -> Result<Vec<&'a [u8]>, AuthorityError> {
+    let mut path = vec![signer];
+    loop {
+        let last = path[path.len() - 1];
+        if roots.contains(&last) {
+            return Ok(path);
+        }
+        if path.len() > MAX_CHAIN {
+            return Err(AuthorityError::Chain);
+        }
+        let child = ca_certificate(last)?;
+        let signed_by = |der: &&&[u8]| {
+            ca_certificate(der).is_ok_and(|parent| {
+                parent.subject().as_raw() == child.issuer().as_raw()
+                    && child.verify_signature(Some(parent.public_key())).is_ok()
+            })
+        };
+        let next = roots
+            .iter()
+            .find(signed_by)
+            .or_else(|| between.iter().filter(|der| !path.contains(der)).find(signed_by))
+            .ok_or(AuthorityError::Chain)?;
+        path.push(next);
     }
 }
 
