@@ -48,6 +48,14 @@ pub mod countersign {
             "`countersign.ca.v1`: how an agent gets and keeps its identity."
         );
     }
+    /// What proxies have in force, between replicas of the controller.
+    pub mod receipts {
+        generated!(
+            v1,
+            "countersign.receipts.v1.rs",
+            "`countersign.receipts.v1`: what the proxies of one replica have in force."
+        );
+    }
     /// The applications of the demo and the tests.
     pub mod echo {
         generated!(v1, "countersign.echo.v1.rs", "`countersign.echo.v1`: answers with what the server saw.");
