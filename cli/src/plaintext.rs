@@ -116,7 +116,7 @@ async fn admit(stream: TcpStream, places: Arc<Semaphore>, ready: mpsc::Sender<io
 /// What the transport knows of a peer on this port.
 pub(crate) fn peer(extensions: &http::Extensions) -> Peer {
     let info = extensions.get::<TcpConnectInfo>();
-    Peer { identity: None, pod: None, address: info.and_then(TcpConnectInfo::remote_addr), secure: false }
+    Peer { address: info.and_then(TcpConnectInfo::remote_addr), ..Peer::default() }
 }
 
 impl Connected for Connection {

@@ -315,6 +315,10 @@ impl Actor {
             return Err(Denied::NotReady(self.reasons()));
         }
         let snapshots = self.publisher.subscribe(key).map_err(|refusal| {
+            if matches!(refusal, Refusal::Unregistered(_)) {
+                // It waits for its registration; refused only if none comes.
+                return Denied::Refused(refusal);
+            }
             self.metrics.refused.inc();
             tracing::warn!(node = ?proxy.node, peer = %proxy.peer, refusal = ?refusal.to_string(), "stream refused");
             Denied::Refused(refusal)

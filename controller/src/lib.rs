@@ -9,6 +9,7 @@
 
 mod actor;
 mod affected;
+mod debug;
 mod effective;
 mod endpoints;
 mod guard;
@@ -39,7 +40,9 @@ pub use actor::SourceEnded;
 pub use status::Report;
 
 use actor::{Actor, Arrived, Command, Registry};
+use debug::Debug;
 use metrics::Metrics;
+use serve::hold::{self, Holding};
 use status::SessionId;
 
 /// Commands that may wait for the owner of the state; more make their senders wait.
@@ -62,7 +65,9 @@ impl Controller {
         let (closed, closing) = mpsc::unbounded_channel();
         let arrived: Arrived = Arc::new(Mutex::new((0, Instant::now())));
         let actor = Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender);
-        let handle = Handle { commands, closed, ready, registry, metrics, arrived };
+        let holding = Holding::new(hold::Limits::default(), metrics.clone());
+        let debug = Debug::default();
+        let handle = Handle { commands, closed, ready, registry, metrics, arrived, holding, debug };
         (handle, actor.run(changes, received, closing))
     }
 }
@@ -77,6 +82,8 @@ pub struct Handle {
     registry: watch::Receiver<Arc<Registry>>,
     metrics: Metrics,
     arrived: Arrived,
+    holding: Holding,
+    debug: Debug,
 }
 
 /// What the registry says of a name.

@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) failures: Gauge,
     pub(crate) below_floor: Gauge,
     pub(crate) refused: Counter,
+    pub(crate) held: Gauge,
     pub(crate) published: Counter,
 }
 
@@ -80,6 +81,7 @@ impl Metrics {
             failures,
             below_floor,
             refused,
+            held,
             published,
         } = metrics.clone();
         let info = Family::<VersionLabel, Gauge>::default();
@@ -140,6 +142,11 @@ impl Metrics {
         );
         registry.register("countersign_streams_refused", "Streams refused by the controller", refused);
         registry.register(
+            "countersign_streams_held",
+            "Streams that wait for their workload's registration",
+            held,
+        );
+        registry.register(
             "countersign_snapshots_published",
             "Snapshots in which some byte was new",
             published,
@@ -170,6 +177,7 @@ impl Metrics {
             failures: Gauge::default(),
             below_floor: Gauge::default(),
             refused: Counter::default(),
+            held: Gauge::default(),
             published: Counter::default(),
         }
     }

@@ -100,6 +100,7 @@ impl Offline {
             workload: crate::store::workload_name(workload),
             shape,
             identity: None,
+            pod_uid: None,
             claimed: workload.addresses.first().copied(),
         };
         let receiver = self.0.subscribe(&key).map_err(|_| failed(workload))?;

@@ -73,6 +73,8 @@ pub(crate) struct SlotKey {
     pub(crate) shape: ProxyShape,
     /// The verified SPIFFE ID; `None` on the plaintext port, where nothing is verified.
     pub(crate) identity: Option<Arc<str>>,
+    /// The pod that the identity's token is bound to; `None` for certificates and on the plaintext port.
+    pub(crate) pod_uid: Option<Arc<str>>,
     /// The node's own word about its address, used on the plaintext port while its workload is not registered.
     pub(crate) claimed: Option<IpAddr>,
 }
@@ -107,6 +109,8 @@ pub(crate) enum Refusal {
     Unregistered(ObjectName),
     #[error("{identity} may not speak for {workload}")]
     Identity { workload: ObjectName, identity: Arc<str> },
+    #[error("the token belongs to another pod of the name {0} than the one that is there now")]
+    OtherPod(ObjectName),
     #[error("translation failed for {0}")]
     Failed(ObjectName),
 }
@@ -293,6 +297,9 @@ impl Publisher {
         {
             let refusal = Refusal::Identity { workload: key.workload.clone(), identity: presented.clone() };
             return Err(refusal);
+        }
+        if key.pod_uid.is_some() && key.pod_uid != workload.uid {
+            return Err(Refusal::OtherPod(key.workload.clone()));
         }
         let policy = self.policy_or_refusal(key, &workload)?;
         Ok(((*workload).clone(), policy))

@@ -16,13 +16,13 @@ use xds::ads::session::Event;
 use crate::fixtures::{authorization, captured, id, world};
 use crate::{Controller, Handle, Registered, Report};
 
-struct Started {
+pub(crate) struct Started {
     changes: mpsc::Sender<Change>,
-    handle: Handle,
+    pub(crate) handle: Handle,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
-fn start() -> Started {
+pub(crate) fn start() -> Started {
     let metrics = runtime::Metrics::new(runtime::Version::of("test"));
     let (changes, receiver) = mpsc::channel(64);
     let (handle, owner) = Controller::start(&metrics, receiver);
@@ -33,7 +33,7 @@ fn start() -> Started {
 }
 
 impl Started {
-    async fn tell(&self, changes: impl IntoIterator<Item = Change>) {
+    pub(crate) async fn tell(&self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             self.changes.send(change).await.unwrap();
         }
@@ -56,7 +56,7 @@ impl Started {
     }
 }
 
-fn object(object: Object) -> Change {
+pub(crate) fn object(object: Object) -> Change {
     Change::Apply {
         object: Box::new(object),
         origin: "file.yaml:1".to_owned(),
@@ -65,7 +65,7 @@ fn object(object: Object) -> Change {
     }
 }
 
-fn first_list() -> Vec<Change> {
+pub(crate) fn first_list() -> Vec<Change> {
     world().into_iter().map(object).chain([Change::Synced]).collect()
 }
 
@@ -76,6 +76,7 @@ fn proxy(name: &str, identity: Option<&str>) -> Proxy {
         shape: captured(),
         peer: Peer {
             identity: identity.map(|id| id.parse().unwrap()),
+            token: false,
             pod: None,
             address: None,
             secure: true,
@@ -116,7 +117,6 @@ async fn the_secure_port_asks_for_the_registered_identity() {
     for (name, identity) in [
         ("x-1", None),
         ("x-1", Some("spiffe://cluster.local/ns/a/sa/y")),
-        ("nobody", Some(X)),
         ("x-1", Some("spiffe://cluster.local/countersign/agent/a/x-1")),
     ] {
         outcomes.push(started.handle.subscribe(proxy(name, identity)).await.unwrap_err());

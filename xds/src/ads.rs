@@ -7,6 +7,7 @@
 //! each other's acknowledgement: a change that narrows access must not wait behind one that widens it. Within the
 //! policy slots a change of several is sent in acknowledged steps, see [`session`].
 
+pub mod facts;
 pub mod node;
 pub mod server;
 pub mod session;

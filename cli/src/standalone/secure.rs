@@ -88,6 +88,7 @@ fn peer(extensions: &http::Extensions) -> Peer {
     let info = extensions.get::<ConnectionInfo>();
     Peer {
         identity: info.and_then(|info| info.identity.as_ref()).map(|identity| identity.id.clone()),
+        token: false,
         pod: None,
         address: info.map(|info| -> SocketAddr { info.peer }),
         secure: true,

@@ -22,7 +22,8 @@ pub(super) fn apply(publisher: &mut Publisher, object: Object) {
 }
 
 pub(super) fn plain(namespace: &str, name: &str, shape: ProxyShape) -> SlotKey {
-    SlotKey { workload: id(namespace, name), shape, identity: None, claimed: Some([10, 9, 9, 9].into()) }
+    let workload = id(namespace, name);
+    SlotKey { workload, shape, identity: None, pod_uid: None, claimed: Some([10, 9, 9, 9].into()) }
 }
 
 fn own(receiver: &Receiver<Arc<Snapshot>>, kind: ResourceType) -> Arc<xds::Table> {

@@ -3,6 +3,7 @@
 //! implementor's answer.
 
 mod admission;
+mod debug;
 mod service;
 mod stream;
 
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use spiffe::SpiffeId;
 use tokio::sync::watch;
@@ -27,7 +29,9 @@ pub use service::Ads;
 pub struct Peer {
     /// From the verified client certificate or token; `None` on plaintext or without either.
     pub identity: Option<SpiffeId>,
-    /// The pod that a verified service-account token is bound to; `None` for certificates.
+    /// The identity was shown by a service-account token, not by a certificate.
+    pub token: bool,
+    /// The pod that the token is bound to; `None` for certificates, and for tokens that any holder may use.
     pub pod: Option<PodBinding>,
     pub address: Option<SocketAddr>,
     /// The connection is TLS.
@@ -84,13 +88,39 @@ pub enum Refused {
     #[error("not ready: {0}")]
     NotReady(String),
     #[error("{0}")]
+    Busy(&'static str),
+    #[error("{0}")]
     Invalid(String),
+}
+
+/// What a tool asks for on a stream of its own (semantics §6.8): it is no proxy, and gets no snapshots.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub peer: Peer,
+    /// `istio.io/debug/..`.
+    pub type_url: String,
+    pub names: Vec<String>,
+}
+
+/// A part of the answer to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    pub name: String,
+    /// An encoded `google.protobuf.Any`.
+    pub any: Bytes,
 }
 
 /// Where sessions get their snapshots from.
 pub trait Snapshots: Send + Sync + 'static {
-    /// Decides whether `proxy` may have its configuration, and gives it.
+    /// Decides whether `proxy` may have its configuration, and gives it. May take as long as the implementor bounds it;
+    /// dropped when the stream ends.
     fn subscribe(&self, proxy: Proxy) -> impl Future<Output = Result<Subscription, Refused>> + Send;
+
+    /// Decides whether the peer may know, and answers. By default nobody may.
+    fn debug(&self, question: Question) -> impl Future<Output = Result<Vec<Fact>, Refused>> + Send {
+        let _ = question;
+        std::future::ready(Err(Refused::PermissionDenied("no debug types are served here".to_owned())))
+    }
 }
 
 /// What one process and one peer may cost.
@@ -110,6 +140,15 @@ pub struct Limits {
     /// Requests a second on one stream, and how many may come at once.
     pub requests_per_second: u32,
     pub request_burst: u32,
+    /// Tools' streams at once, of all peers together and of one, and how long one may be silent.
+    pub tools: usize,
+    pub tools_per_peer: usize,
+    pub tool_silence: Duration,
+    /// Tools' questions a second, and how many may come at once, of all peers together.
+    pub questions_per_second: u32,
+    pub question_burst: u32,
+    /// Bytes of one answer to a tool.
+    pub answer_bytes: usize,
 }
 
 impl Default for Limits {
@@ -123,6 +162,12 @@ impl Default for Limits {
             first_message: Duration::from_secs(10),
             requests_per_second: 1000,
             request_burst: 20_000,
+            tools: 32,
+            tools_per_peer: 4,
+            tool_silence: Duration::from_secs(60),
+            questions_per_second: 5,
+            question_burst: 30,
+            answer_bytes: 64 << 20,
         }
     }
 }
@@ -149,6 +194,7 @@ impl From<Failure> for Status {
                     Refused::Unauthenticated => Code::Unauthenticated,
                     Refused::PermissionDenied(_) => Code::PermissionDenied,
                     Refused::NotReady(_) => Code::Unavailable,
+                    Refused::Busy(_) => Code::ResourceExhausted,
                     Refused::Invalid(_) => Code::InvalidArgument,
                 };
                 (code, refused.to_string())

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::server::Fact;
 use super::session::{Response, Variant};
 
 /// `envoy.service.discovery.v3.DiscoveryResponse`.
@@ -61,6 +62,8 @@ struct ControlPlane {
 pub(crate) trait Wire: prost::Message + Default + 'static {
     const VARIANT: Variant;
     fn from_response(response: Response, identifier: &str) -> Self;
+    /// The answer to a tool; `nonce` is its version as well.
+    fn from_facts(type_url: &str, nonce: String, facts: Vec<Fact>, identifier: &str) -> Self;
 }
 
 fn control_plane(identifier: &str) -> Option<ControlPlane> {
@@ -76,6 +79,16 @@ impl Wire for DiscoveryResponse {
             version_info: version,
             resources: resources.into_iter().map(|r| r.any).collect(),
             type_url: kind.type_url().to_owned(),
+            nonce,
+            control_plane: control_plane(identifier),
+        }
+    }
+
+    fn from_facts(type_url: &str, nonce: String, facts: Vec<Fact>, identifier: &str) -> Self {
+        Self {
+            version_info: nonce.clone(),
+            resources: facts.into_iter().map(|fact| fact.any).collect(),
+            type_url: type_url.to_owned(),
             nonce,
             control_plane: control_plane(identifier),
         }
@@ -99,6 +112,18 @@ impl Wire for DeltaDiscoveryResponse {
             type_url: kind.type_url().to_owned(),
             nonce,
             removed_resources: removed.iter().map(|name| name.to_string()).collect(),
+            control_plane: control_plane(identifier),
+        }
+    }
+
+    fn from_facts(type_url: &str, nonce: String, facts: Vec<Fact>, identifier: &str) -> Self {
+        let wrap = |Fact { name, any }| DeltaResource { version: nonce.clone(), resource: any, name };
+        Self {
+            system_version_info: nonce.clone(),
+            resources: facts.into_iter().map(wrap).collect(),
+            type_url: type_url.to_owned(),
+            nonce,
+            removed_resources: Vec::new(),
             control_plane: control_plane(identifier),
         }
     }

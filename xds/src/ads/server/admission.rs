@@ -43,6 +43,27 @@ struct Counts {
     bucket: Bucket,
     total: usize,
     peers: HashMap<String, usize>,
+    /// Questions of tools.
+    questions: Bucket,
+    /// Streams of tools, by peer.
+    tools: HashMap<String, usize>,
+}
+
+/// A tool's stream; gives its place back when dropped.
+#[derive(Debug)]
+pub(super) struct ToolPlace(Place);
+
+impl Drop for ToolPlace {
+    fn drop(&mut self) {
+        let Place { counts, peer } = &self.0;
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.tools.get_mut(peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.tools.remove(peer);
+            }
+        }
+    }
 }
 
 /// One admitted stream; gives its place back when dropped.
@@ -55,7 +76,30 @@ pub(super) struct Place {
 impl Admission {
     pub(super) fn new(limits: Limits) -> Self {
         let bucket = Bucket::new(limits.new_streams_per_second, limits.burst, Instant::now());
-        Self(Arc::new(Mutex::new(Counts { limits, bucket, total: 0, peers: HashMap::new() })))
+        let questions = Bucket::new(limits.questions_per_second, limits.question_burst, Instant::now());
+        let counts =
+            Counts { limits, bucket, total: 0, peers: HashMap::new(), questions, tools: HashMap::new() };
+        Self(Arc::new(Mutex::new(counts)))
+    }
+
+    /// Makes an admitted stream one of a tool.
+    pub(super) fn admit_tool(&self, place: Place) -> Result<ToolPlace, Failure> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Limits { tools, tools_per_peer, .. } = counts.limits;
+        let own = counts.tools.get(&place.peer).copied().unwrap_or(0);
+        if counts.tools.values().sum::<usize>() >= tools || own >= tools_per_peer {
+            drop(counts);
+            return Err(Failure::Busy("too many tools ask at once"));
+        }
+        counts.tools.insert(place.peer.clone(), own + 1);
+        Ok(ToolPlace(place))
+    }
+
+    /// One question of a tool.
+    pub(super) fn question(&self) -> Result<(), Failure> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = counts.questions.take(Instant::now());
+        taken.then_some(()).ok_or(Failure::Busy("too many questions at once; try again"))
     }
 
     pub(super) fn admit(&self, peer: &Peer) -> Result<Place, Failure> {

@@ -12,7 +12,7 @@ use tonic::{Status, Streaming};
 
 use super::admission::{Bucket, Place};
 use super::service::Ads;
-use super::{Failure, Peer, Proxy, Snapshots, Subscription};
+use super::{Failure, Peer, Proxy, Snapshots, Subscription, debug};
 use crate::ads::node::{self, NodeId};
 use crate::ads::session::{Response, Session, SessionError};
 use crate::ads::wire::{DeltaDiscoveryResponse, DiscoveryResponse, Wire};
@@ -27,6 +27,11 @@ pub(super) type Outgoing<W> = ReceiverStream<Result<W, Status>>;
 pub(super) trait Message: prost::Message + Default + 'static {
     type Answer: Wire;
     fn node(&mut self) -> Option<Node>;
+    fn type_url(&self) -> &str;
+    /// What it asks for by name, in this message.
+    fn names(&self) -> &[String];
+    /// Of the response that it answers.
+    fn nonce(&self) -> &str;
     fn apply(&self, session: &mut Session) -> Result<Vec<Response>, SessionError>;
 }
 
@@ -35,6 +40,18 @@ impl Message for DiscoveryRequest {
 
     fn node(&mut self) -> Option<Node> {
         self.node.take()
+    }
+
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn names(&self) -> &[String] {
+        &self.resource_names
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
     }
 
     fn apply(&self, session: &mut Session) -> Result<Vec<Response>, SessionError> {
@@ -47,6 +64,18 @@ impl Message for DeltaDiscoveryRequest {
 
     fn node(&mut self) -> Option<Node> {
         self.node.take()
+    }
+
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn names(&self) -> &[String] {
+        &self.resource_names_subscribe
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
     }
 
     fn apply(&self, session: &mut Session) -> Result<Vec<Response>, SessionError> {
@@ -79,7 +108,7 @@ pub(super) fn open<S: Snapshots, M: Message>(
     ReceiverStream::new(rx)
 }
 
-type Sender<W> = mpsc::Sender<Result<W, Status>>;
+pub(super) type Sender<W> = mpsc::Sender<Result<W, Status>>;
 
 async fn serve<S: Snapshots, M: Message>(
     ads: &Ads<S>,
@@ -87,10 +116,14 @@ async fn serve<S: Snapshots, M: Message>(
     mut requests: Streaming<M>,
     tx: &Sender<M::Answer>,
 ) -> Result<(), Failure> {
-    let _place: Place = ads.admission.admit(&peer)?;
+    let place: Place = ads.admission.admit(&peer)?;
     let first = timeout(ads.limits.first_message, requests.message()).await.map_err(|_| Failure::Silent)?;
     let Some(mut first) = first.map_err(Failure::Unreadable)? else { return Ok(()) };
     let node = first.node().ok_or(Failure::Node(node::NodeError::Missing))?;
+    if debug::is_debug(first.type_url()) {
+        let _place = ads.admission.admit_tool(place)?;
+        return debug::serve(ads, peer, first, requests, tx).await;
+    }
     let proxy = Proxy {
         id: NodeId::parse(&node).map_err(Failure::Node)?,
         shape: ProxyShape::from_node(&node).map_err(Failure::Shape)?,
