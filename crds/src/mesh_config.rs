@@ -1,6 +1,7 @@
 //! MeshConfig: the fields that touch policy (semantics §1.6), under Istio's names. Other fields are tolerated, wrong
 //! values are not: whoever reads it keeps the last good configuration. It does not look providers up.
 
+mod idle;
 mod providers;
 
 use std::sync::Arc;
@@ -114,30 +115,10 @@ fn parse(value: &Value, issues: &mut Issues) -> Option<MeshConfig> {
         );
         return None;
     }
-    // A misspelt `trustDomian` would leave the default in force without a word.
-    for key in document.keys().filter(|key| !KNOWN.contains(&key.as_str())) {
-        issues.warning(&At::ROOT.key(key), "not used");
-    }
+    idle::report(document, issues);
     let document: Document = wire::read(document, issues)?;
     Some(convert(document, issues))
 }
-
-const KNOWN: [&str; 14] = [
-    "trustDomain",
-    "trustDomainAliases",
-    "rootNamespace",
-    "enableAutoMtls",
-    "meshMTLS",
-    "pathNormalization",
-    "protocolDetectionTimeout",
-    "inboundTrafficPolicy",
-    "outboundTrafficPolicy",
-    "accessLogFile",
-    "accessLogFormat",
-    "accessLogEncoding",
-    "extensionProviders",
-    "defaultConfig",
-];
 
 fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
     let Document {

@@ -55,7 +55,39 @@ fn other_fields_are_tolerated_and_named() {
     let (config, findings) = read("trustDomian: x\ndefaultProviders: {metrics: [prometheus]}\n").unwrap();
     assert_eq!(config, MeshConfig::default());
     let found: Vec<String> = findings.iter().map(ToString::to_string).collect();
-    assert_eq!(found, ["2:1: defaultProviders: not used", "1:1: trustDomian: not used"]);
+    assert_eq!(found, ["2:1: defaultProviders: has no effect here", "1:1: trustDomian: has no effect here"]);
+    for (text, expect) in [
+        ("meshMTLS: {minProtocolVersion: TLSV1_3, ecdhCurves: [P-256]}", vec!["meshMTLS.ecdhCurves"]),
+        ("outboundTrafficPolicy: {mode: ALLOW_ANY, x: 1}", vec!["outboundTrafficPolicy.x"]),
+        (
+            "defaultConfig: {concurrency: 2, proxyMetadata: {A: b}}",
+            vec!["defaultConfig.concurrency", "defaultConfig.proxyMetadata"],
+        ),
+        (
+            "defaultConfig: {gatewayTopology: {numTrustedProxies: 2}}",
+            vec!["defaultConfig.gatewayTopology.numTrustedProxies"],
+        ),
+        ("defaultConfig: {gatewayTopology: {numTrustedProxies: 0}}", vec![]),
+        (
+            "defaultConfig: {gatewayTopology: {forwardClientCertDetails: SANITIZE}}",
+            vec!["defaultConfig.gatewayTopology.forwardClientCertDetails"],
+        ),
+        ("extensionProviders: [{name: p, prometheus: {}}]", vec!["extensionProviders[0].prometheus"]),
+        (
+            "extensionProviders: [{name: p, envoyExtAuthzGrpc: {service: a, port: 1, clearRouteCache: true}}]",
+            vec!["extensionProviders[0].envoyExtAuthzGrpc.clearRouteCache"],
+        ),
+        (
+            "extensionProviders: [{name: p, envoyExtAuthzHttp: {service: a, port: 1, clearRouteCache: false}}]",
+            vec![],
+        ),
+        ("defaultConfig: null", vec![]),
+        ("defaultConfig: {concurrency: null}", vec![]),
+    ] {
+        let (_, findings) = read(text).unwrap_or_else(|findings| panic!("{text}: {findings:?}"));
+        let found: Vec<&str> = findings.iter().map(|finding| finding.field.as_str()).collect();
+        assert_eq!(found, expect, "{text}");
+    }
 }
 
 #[test]
