@@ -6,5 +6,6 @@
 mod envoy;
 mod resources;
 mod server;
+mod tools;
 mod with_client;
 mod with_envoy;

@@ -1,13 +1,16 @@
 //! A control plane with one snapshot for everybody, which writes down what its sessions report.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 use xds::ads::Event;
-use xds::ads::server::{Ads, Events, Limits, Peer, Proxy, Refused, Snapshots, Subscription};
+use xds::ads::server::{Ads, Events, Fact, Limits, Peer, Proxy, Question, Refused, Snapshots, Subscription};
 use xds::{Layers, Resource, ResourceType, Snapshot};
 
 pub(crate) type Resources = Vec<(ResourceType, Resource)>;
@@ -61,17 +64,46 @@ pub(crate) struct Plane {
     /// The last proxy that came.
     proxy: Mutex<Option<Proxy>>,
     refuse: Mutex<Option<Refused>>,
+    /// Streams that wait for an answer; only while `hold`.
+    held: watch::Sender<usize>,
+    hold: AtomicBool,
+}
+
+struct Held<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| *held -= 1);
+    }
 }
 
 impl Snapshots for Plane {
     async fn subscribe(&self, proxy: Proxy) -> Result<Subscription, Refused> {
         *self.proxy.lock().unwrap() = Some(proxy);
+        if self.hold.load(Ordering::Relaxed) {
+            self.held.send_modify(|held| *held += 1);
+            let _held = Held(&self.held);
+            std::future::pending::<()>().await;
+        }
         if let Some(refused) = self.refuse.lock().unwrap().clone() {
             return Err(refused);
         }
         let snapshots = self.snapshots.lock().unwrap().as_ref().map(watch::Sender::subscribe);
         let snapshots = snapshots.ok_or_else(|| Refused::NotReady("stopping".to_owned()))?;
         Ok(Subscription { snapshots, events: Box::new(Writer(self.journal.clone())) })
+    }
+
+    /// Says back what was asked.
+    async fn debug(&self, question: Question) -> Result<Vec<Fact>, Refused> {
+        if let Some(refused) = self.refuse.lock().unwrap().clone() {
+            return Err(refused);
+        }
+        let Question { peer: _, type_url, names } = question;
+        let fact = |name: String| {
+            let any = Any { type_url: type_url.clone(), value: name.as_bytes().to_vec() };
+            Fact { name, any: any.encode_to_vec().into() }
+        };
+        Ok(["fact".to_owned()].into_iter().chain(names).map(fact).collect())
     }
 }
 
@@ -110,6 +142,8 @@ impl Server {
             journal: journal.clone(),
             proxy: Mutex::default(),
             refuse: Mutex::default(),
+            held: watch::Sender::new(0),
+            hold: AtomicBool::new(false),
         });
         let identify = |extensions: &tonic::codegen::http::Extensions| {
             let info = extensions.get::<tonic::transport::server::TcpConnectInfo>();
@@ -137,6 +171,18 @@ impl Server {
 
     pub(crate) fn refuse(&self, refused: Refused) {
         *self.plane.refuse.lock().unwrap() = Some(refused);
+    }
+
+    /// From now on streams get no answer.
+    pub(crate) fn hold(&self) {
+        self.plane.hold.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until so many streams wait for an answer.
+    pub(crate) async fn held(&self, streams: usize) {
+        let mut held = self.plane.held.subscribe();
+        let held = tokio::time::timeout(Duration::from_secs(20), held.wait_for(|held| *held == streams));
+        held.await.expect("in time").expect("the plane lives");
     }
 
     /// Ends what sessions follow.
