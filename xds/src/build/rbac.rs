@@ -12,7 +12,7 @@ use policy::matcher::Atom;
 use super::encode::{HttpRbac, NetworkRbac, Rules};
 use super::pb::rbac::{Permission, Policy, Principal, permission, principal, rbac::Action};
 
-pub use union::union;
+pub use union::{union, union_custom};
 
 /// Name of the ECDS slot with the DENY rules and the STRICT guard: the one that [`union`] is for.
 pub const DENY_SLOT: &str = "inbound.rbac.deny";

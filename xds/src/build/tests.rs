@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use prost::Message;
 use serde_json::Value;
 
+use super::encode::{HttpRbac, any};
+use super::pb::{Any, core};
 use super::rbac::samples;
 use super::*;
 
@@ -189,7 +191,7 @@ fn our_sorted_messages_are_envoys() {
     for _ in 0..4 {
         let mut shuffled = theirs.clone();
         shuffled.rules.as_mut().unwrap().policies = rules.policies.clone().into_iter().collect();
-        let again = encode::HttpRbac::decode(&*shuffled.encode_to_vec()).unwrap();
+        let again = HttpRbac::decode(&*shuffled.encode_to_vec()).unwrap();
         assert_eq!(again, filter);
         assert_eq!(again.encode_to_vec(), bytes);
     }
@@ -250,6 +252,45 @@ fn the_transitional_deny_slot_has_the_rules_of_both() {
     assert_eq!(rbac::union(&empty, &new).unwrap(), new);
     assert_eq!(rule_names(&rbac::union(&old, &empty).unwrap()), rule_names(&old));
     assert_eq!(rbac::union(&empty, &empty).unwrap(), empty);
+}
+
+#[test]
+fn the_transitional_custom_slot_asks_about_what_either_asks_about() {
+    let rule = |name: &str, port| policy::EffectiveRule {
+        policy: ObjectName::new("foo", name),
+        index: 0,
+        permissions: vec![vec![policy::Clause {
+            field: "ports".into(),
+            any: vec![policy::Atom::Port(port)],
+            none: vec![],
+        }]],
+        principals: vec![vec![]],
+    };
+    let slot = |rules: Option<&policy::effective::ActionRules>| {
+        let name = "inbound.custom.opa.rbac";
+        let filter = any(&rbac::custom("opa", rules).http());
+        let config = core::TypedExtensionConfig { name: name.to_owned(), typed_config: Some(filter) };
+        Resource::new(name, bytes::Bytes::from(any(&config).encode_to_vec()))
+    };
+    let asking =
+        |rules: Vec<_>| slot(Some(&policy::effective::ActionRules { enforced: Some(rules), shadow: None }));
+    let idle = slot(None);
+    let (old, new) = (asking(vec![rule("a", 1)]), asking(vec![rule("a", 2), rule("b", 1)]));
+    let names = |slot: &Resource| {
+        let config = core::TypedExtensionConfig::decode(&*Any::decode(&*slot.any).unwrap().value).unwrap();
+        let filter = HttpRbac::decode(&*config.typed_config.unwrap().value).unwrap();
+        assert_eq!(filter.rules, None);
+        assert_eq!(filter.shadow_rules_stat_prefix, "istio_ext_authz_opa_");
+        let mut names: Vec<String> = filter.shadow_rules.unwrap().policies.into_keys().collect();
+        names.sort();
+        names
+    };
+    let both = rbac::union_custom(&old, &new).unwrap();
+    // ext_authz looks at how a name begins.
+    let name = |rest: &str| format!("istio-ext-authz-opa-ns[foo]-policy[{rest}");
+    assert_eq!(names(&both), [name("a]-rule[0]"), name("a]-rule[0]-before"), name("b]-rule[0]")]);
+    assert_eq!(rbac::union_custom(&idle, &new).unwrap(), new);
+    assert_eq!(rbac::union_custom(&old, &idle).unwrap(), old);
 }
 
 #[test]

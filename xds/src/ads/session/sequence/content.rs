@@ -27,6 +27,14 @@ pub(super) fn nothing(name: &str) -> Resource {
     slot(name, &HttpRbac::default())
 }
 
+/// The rule of [`deny_everything`]. Policies' rules are named `ns[…`.
+const EVERYTHING: &str = "countersign-transition";
+
+/// Whether the slot is one of [`deny_everything`].
+pub(super) fn denies_everything(slot: &Resource) -> bool {
+    filter(slot).is_ok_and(|filter| filter.rules.is_some_and(|rules| rules.policies.contains_key(EVERYTHING)))
+}
+
 /// A slot that refuses every request, for the moment in which nothing better can be known.
 pub(super) fn deny_everything(name: &str) -> Resource {
     let policy = Policy {
@@ -34,10 +42,7 @@ pub(super) fn deny_everything(name: &str) -> Resource {
         principals: vec![Principal { identifier: Some(principal::Identifier::Any(true)) }],
         ..Policy::default()
     };
-    let rules = Rules {
-        action: Action::Deny as i32,
-        policies: [("countersign-transition".to_owned(), policy)].into(),
-    };
+    let rules = Rules { action: Action::Deny as i32, policies: [(EVERYTHING.to_owned(), policy)].into() };
     slot(name, &HttpRbac { rules: Some(rules), ..HttpRbac::default() })
 }
 

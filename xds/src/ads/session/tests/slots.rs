@@ -13,7 +13,14 @@ use prost::Message;
 use crate::build::encode::{HttpRbac, Rules, any};
 use crate::resource::Resource;
 
-pub(super) const NAMES: [&str; 3] = ["inbound.rbac.audit", "inbound.rbac.deny", "inbound.rbac.allow"];
+pub(super) const NAMES: [&str; 6] = [
+    "inbound.rbac.audit",
+    "inbound.rbac.deny",
+    "inbound.rbac.allow",
+    "inbound.jwt_authn",
+    "inbound.custom.a.rbac",
+    "inbound.custom.b.rbac",
+];
 const REQUESTS: u8 = 3;
 /// A rule that the proxy cannot read.
 const BAD: &str = "bad";
@@ -26,6 +33,9 @@ pub(super) type Slots = BTreeMap<String, Resource>;
 pub(super) struct Policy {
     pub(super) audit: u8,
     pub(super) deny: u8,
+    /// What JWT refuses, and what each of two external authorizers is asked about (and refuses).
+    pub(super) jwt: u8,
+    pub(super) custom: [u8; 2],
     /// `None`: no ALLOW policy, everything passes.
     pub(super) allow: Option<u8>,
     pub(super) bad_deny: bool,
@@ -34,10 +44,14 @@ pub(super) struct Policy {
 
 pub(super) fn policies() -> impl Strategy<Value = Policy> {
     let bits = 0..1u8 << REQUESTS;
-    (0..3u8, bits.clone(), proptest::option::weighted(0.7, bits), 0..10u8).prop_map(
-        |(audit, deny, allow, bad)| Policy {
+    let some = || prop_oneof![2 => Just(0), 1 => 0..1u8 << REQUESTS];
+    let others = (some(), [some(), some()]);
+    (0..3u8, bits.clone(), proptest::option::weighted(0.7, bits), 0..10u8, others).prop_map(
+        |(audit, deny, allow, bad, (jwt, custom))| Policy {
             audit,
             deny,
+            jwt,
+            custom,
             allow,
             bad_deny: bad == 0,
             bad_allow: bad == 1 && allow.is_some(),
@@ -51,13 +65,17 @@ impl Policy {
     }
 
     pub(super) fn slots(&self) -> Slots {
-        let Self { audit, deny, allow, bad_deny, bad_allow } = self;
+        let Self { audit, deny, jwt, custom, allow, bad_deny, bad_allow } = self;
+        let some = |bits: &u8| (*bits != 0).then_some(*bits);
         let deny_rules = (*deny != 0 || *bad_deny).then_some(*deny);
         let audit = (*audit != 0).then_some(*audit);
         [
             slot(NAMES[0], Action::Log, audit, false),
             slot(NAMES[1], Action::Deny, deny_rules, *bad_deny),
             slot(NAMES[2], Action::Allow, *allow, *bad_allow),
+            slot(NAMES[3], Action::Deny, some(jwt), false),
+            shadow(NAMES[4], some(&custom[0])),
+            shadow(NAMES[5], some(&custom[1])),
         ]
         .into_iter()
         .map(|r| (r.name.to_string(), r))
@@ -65,7 +83,7 @@ impl Policy {
     }
 
     fn admits(&self) -> u8 {
-        self.allow.unwrap_or(everything()) & !self.deny
+        self.allow.unwrap_or(everything()) & !self.deny & !self.jwt & !self.custom[0] & !self.custom[1]
     }
 }
 
@@ -75,21 +93,38 @@ fn everything() -> u8 {
 
 /// A slot whose rules name `requests`; `None`: without rules.
 pub(super) fn slot(name: &str, action: Action, requests: Option<u8>, bad: bool) -> Resource {
-    let rules = requests.map(|requests| {
+    made(name, HttpRbac { rules: named(action, requests, bad), ..HttpRbac::default() })
+}
+
+/// The first half of a CUSTOM pair.
+fn shadow(name: &str, requests: Option<u8>) -> Resource {
+    made(name, HttpRbac { shadow_rules: named(Action::Deny, requests, false), ..HttpRbac::default() })
+}
+
+fn named(action: Action, requests: Option<u8>, bad: bool) -> Option<Rules> {
+    requests.map(|requests| {
         let named = (0..REQUESTS).filter(|r| requests & 1 << r != 0).map(|r| r.to_string());
         let policies = named.chain(bad.then(|| BAD.to_owned())).map(|name| (name, rbac::Policy::default()));
         Rules { action: action as i32, policies: policies.collect() }
-    });
-    let filter = HttpRbac { rules, ..HttpRbac::default() };
+    })
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "made for the call")]
+fn made(name: &str, filter: HttpRbac) -> Resource {
     let config = TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(&filter)) };
     Resource::new(name, Bytes::from(any(&config).encode_to_vec()))
 }
 
 pub(super) fn rules(slot: &Resource) -> Option<Rules> {
+    let HttpRbac { rules, shadow_rules, .. } = filter(slot);
+    rules.or(shadow_rules)
+}
+
+fn filter(slot: &Resource) -> HttpRbac {
     let any = Any::decode(&*slot.any).expect("an Any");
     let config = TypedExtensionConfig::decode(&*any.value).expect("an extension config");
     assert_eq!(*config.name, *slot.name);
-    HttpRbac::decode(&*config.typed_config.expect("a config").value).expect("an RBAC filter").rules
+    HttpRbac::decode(&*config.typed_config.expect("a config").value).expect("an RBAC filter")
 }
 
 pub(super) fn refused(slot: &Resource) -> bool {

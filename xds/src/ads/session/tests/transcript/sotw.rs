@@ -108,8 +108,6 @@ fn sotw_a_part_is_not_taken_for_everything() {
          > ecds deny allow audit same
          < ecds deny:*
          > ecds deny allow audit ack
-         < ecds deny:1*
-         > ecds deny allow audit ack
          < ecds allow:02
          > ecds deny allow audit ack
          < ecds deny:1
