@@ -49,6 +49,10 @@ pub(crate) struct Journal {
     asked: [bool; 5],
     /// The refusals of each type that no later acknowledgement of all of it has healed.
     nacks: [Vec<Nack>; 5],
+    /// It came with inbound listeners that are replaced.
+    replacing: bool,
+    /// A listener that it acknowledged waits for something.
+    waiting: bool,
 }
 
 impl Journal {
@@ -68,6 +72,14 @@ impl Journal {
         nacks.retain(|known| known.resource.is_some() && known.resource != nack.resource);
         nacks.truncate(MAX_NACKS);
         nacks.push(nack);
+    }
+
+    pub(crate) fn replacing(&mut self) {
+        self.replacing = true;
+    }
+
+    pub(crate) fn waiting(&mut self, waiting: bool) {
+        self.waiting = waiting;
     }
 
     /// Whether it has acknowledged all that is published for it. What a proxy asks for besides clusters and listeners
