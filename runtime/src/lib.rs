@@ -1,6 +1,7 @@
 //! What every process shares: logging, metrics, the monitoring HTTP server, orderly shutdown and the TLS provider.
 //! Knows nothing of policy, Envoy or identity.
 
+pub mod audit;
 pub mod http;
 pub mod limits;
 pub mod log;

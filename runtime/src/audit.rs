@@ -1,0 +1,162 @@
+//! The audit trail: who changed what, and every refusal, as JSON lines that are chained by their hashes, so that a line
+//! that was changed, removed, added or moved later shows ([`verify`]). It has no key: whoever can write the file can make
+//! a whole new chain, and cutting off the end shows only to who knows the hash that was last ([`Trail::head`]).
+//!
+//! ```text
+//! append(event) ─► bounded queue ─► one thread: chain, write, fsync within a second ─► FILE, rotated to FILE.SEQ
+//!      full? counted, and said in the trail afterwards          cannot write? loud, kept, tried again
+//! ```
+//! Appending never waits for the disk, and no decision depends on it.
+
+mod event;
+mod file;
+mod line;
+mod metrics;
+mod read;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use event::{Event, PolicyState};
+pub use line::Hash;
+pub use read::{Fault, FileReport, Report, verify};
+
+use metrics::Counters;
+use writer::Writer;
+
+/// Refusals that anybody can provoke, at once and per second; more are counted, so that strangers cannot fill the disk
+/// or push what matters out of the queue.
+const REFUSALS: (f64, f64) = (200.0, 20.0);
+
+/// How a trail is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes after which a file is set aside as `FILE.SEQ` and a new one begun.
+    pub max_bytes: u64,
+    /// Events that may wait for the disk; further ones are dropped and counted.
+    pub queue: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_bytes: 64 * 1024 * 1024, queue: 16 * 1024 }
+    }
+}
+
+/// Why a trail cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("audit trail {path}: {doing}")]
+    Io { path: PathBuf, doing: &'static str, source: std::io::Error },
+    #[error("audit trail {path} is not a regular file")]
+    NotAFile { path: PathBuf },
+    #[error("audit trail {path} is being written by another process")]
+    Locked { path: PathBuf },
+}
+
+/// Where events go. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Trail(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    writer: Writer,
+    counters: Counters,
+    /// Refusals that may still be written, and as of when.
+    refusals: Mutex<(f64, Instant)>,
+}
+
+impl Trail {
+    /// A trail that forgets everything.
+    pub fn disabled() -> Self {
+        Self(None)
+    }
+
+    /// Continues the trail in `path`, or begins one there (mode 0600). What a crash left half-written is set aside as
+    /// `FILE.torn.SEQ`; a file whose end was tampered with as `FILE.broken.SEQ`; both are noted in the trail.
+    ///
+    /// # Errors
+    /// If the file cannot be read, written or locked.
+    pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        let counters = Counters::default();
+        let writer = Writer::start(path, options, counters.clone())?;
+        Ok(Self(Some(Arc::new(Inner {
+            writer,
+            counters,
+            refusals: Mutex::new((REFUSALS.0, Instant::now())),
+        }))))
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Hands `event` over. Never waits: a full queue drops it, which the trail says as soon as it can.
+    pub fn append(&self, event: Event) {
+        let Some(inner) = &self.0 else { return };
+        if (event.provoked() && !inner.may_refuse()) || !inner.writer.send(event) {
+            inner.counters.dropped();
+        }
+    }
+
+    /// Waits until everything appended so far is on the disk, at most `patience`. Whether it is.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.0.as_ref().is_none_or(|inner| inner.writer.flush(patience))
+    }
+
+    /// Sequence number and hash of the last line written. Kept elsewhere, it shows later whether the end was cut off.
+    pub fn head(&self) -> Option<(u64, Hash)> {
+        self.0.as_ref().map(|inner| inner.writer.head())
+    }
+
+    /// Registers what the trail counts. Call once.
+    pub fn register(&self, metrics: &crate::Metrics) {
+        if let Some(inner) = &self.0 {
+            metrics.register(|registry| inner.counters.register(registry));
+        }
+    }
+}
+
+impl Inner {
+    fn may_refuse(&self) -> bool {
+        let mut bucket = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tokens, since) = *bucket;
+        let now = Instant::now();
+        let tokens = (tokens + now.duration_since(since).as_secs_f64() * REFUSALS.1).min(REFUSALS.0);
+        let may = tokens >= 1.0;
+        *bucket = (if may { tokens - 1.0 } else { tokens }, now);
+        may
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Longer only where the disk hangs, and then waiting would not help.
+        self.writer.flush(Duration::from_secs(5));
+    }
+}
+
+/// A digest of what something means, for [`Event`]s: SHA-256 in hex of `value`'s debug notation. Equal digests mean equal
+/// meaning within one version of the program.
+pub fn digest(value: &impl std::fmt::Debug) -> String {
+    use std::io::Write as _;
+    struct Sink(sha2::Sha256);
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            sha2::Digest::update(&mut self.0, bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut sink = Sink(sha2::Digest::new());
+    // Hashing cannot fail; a value whose notation fails is hashed as far as it got.
+    let _ = write!(sink, "{value:?}");
+    Hash::from(<[u8; 32]>::from(sha2::Digest::finalize(sink.0))).to_string()
+}
