@@ -88,9 +88,20 @@ pub(crate) async fn until_stopped<E>(
     }
 }
 
-/// What proxies and tools see as the control plane's name (semantics §6.8).
+/// What proxies and tools see as the control plane's name (semantics §6.8). Unmodified tools read it, so it says
+/// `istiod`; the replica is told by its pod's name.
 pub(crate) fn identifier() -> String {
-    serde_json::json!({"Component": "countersign", "Info": {"version": VERSION.version}}).to_string()
+    let named = |variable| std::env::var(variable).ok().filter(|name: &String| !name.is_empty());
+    let id = named("POD_NAME").or_else(|| named("HOSTNAME")).unwrap_or_else(|| "countersign".to_owned());
+    let version = VERSION.version;
+    let info = serde_json::json!({
+        "version": version,
+        "revision": VERSION.revision,
+        "golang_version": "",
+        "status": "countersign",
+        "tag": version,
+    });
+    serde_json::json!({"Component": "istiod", "ID": id, "Info": info}).to_string()
 }
 
 /// The monitoring routes of this process.
