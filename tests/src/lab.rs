@@ -20,6 +20,7 @@ pub mod client;
 pub mod control;
 pub mod grpc;
 pub mod jwt;
+pub mod kube;
 pub mod net;
 pub mod pki;
 pub mod pod;
@@ -58,6 +59,8 @@ pub struct Lab {
     pub outside: Namespace,
     pub envoy: PathBuf,
     pub logs: PathBuf,
+    /// The API server, once [`Lab::kube`] was called.
+    pub kube: Option<kube::Kube>,
     /// The namespace of all pods without capture, once there is one.
     local: Option<Namespace>,
     pods: Vec<Pod>,
@@ -121,7 +124,7 @@ impl Lab {
         let outside = network.namespace("outside")?;
         control.mesh(MESH)?;
         let envoy = within_reach(envoy, &folder.join("envoy"))?;
-        Ok(Self { network, control, outside, envoy, logs, local: None, pods: Vec::new() })
+        Ok(Self { network, control, outside, envoy, logs, kube: None, local: None, pods: Vec::new() })
     }
 
     /// Starts the control plane. Files saved before are its first list.
@@ -130,6 +133,17 @@ impl Lab {
     /// If it does not get ready.
     pub async fn start(&mut self) -> Result<()> {
         self.control.start().await
+    }
+
+    /// The API server, started at the first call, at the bridge's address: the test and all pods reach it.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn kube(&mut self) -> Result<&kube::Kube> {
+        if self.kube.is_none() {
+            self.kube = Some(kube::Kube::in_sandbox(net::BRIDGE, Path::new(FOLDER).join("kube")).await?);
+        }
+        self.kube.as_ref().context("it was just started")
     }
 
     /// See [`ControlPlane::save`].
@@ -222,7 +236,7 @@ impl Lab {
     /// # Errors
     /// If it cannot be started.
     pub fn start_agent(&mut self, PodId(id): PodId) -> Result<()> {
-        let Self { network: _, control, outside: _, envoy, logs, local: _, pods } = self;
+        let Self { network: _, control, outside: _, envoy, logs, kube: _, local: _, pods } = self;
         pods[id].start_agent(control, envoy, logs)
     }
 
@@ -321,14 +335,26 @@ fn within_reach(program: &Path, here: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If it fails, or gives none in time.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    within(PATIENCE, what, ask).await
+}
+
+/// As [`until`], with a patience of its own.
+///
+/// # Errors
+/// If it fails, or gives none in time.
+pub async fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let started = Instant::now();
     loop {
         if let Some(value) = ask().await.with_context(|| format!("waiting until {what}"))? {
             return Ok(value);
         }
-        if started.elapsed() > PATIENCE {
-            bail!("not seen within {PATIENCE:?}: {what}");
+        if started.elapsed() > patience {
+            bail!("not seen within {patience:?}: {what}");
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
