@@ -33,14 +33,7 @@ impl<R: Registry> Certificates<R> {
         let (ca, now) = (&self.0, OffsetDateTime::now_utc());
         let identity = caller.identity(now)?;
         ca.check_issuance(identity)?;
-        for key in UNSUPPORTED {
-            let value = metadata.as_ref().and_then(|metadata| metadata.fields.get(key));
-            match value.and_then(|value| value.kind.as_ref()) {
-                None | Some(Kind::NullValue(_)) => {}
-                Some(Kind::StringValue(text)) if text.is_empty() => {}
-                Some(_) => return Err(Error::Unsupported(key)),
-            }
-        }
+        check_metadata(metadata.as_ref())?;
         let request = SigningRequest::from_pem(csr)?;
         let id = self.granted(identity)?;
         ca.issuer.workload(id, &request, *validity_duration, now)
@@ -63,6 +56,19 @@ impl<R: Registry> Certificates<R> {
             Err(unused())
         }
     }
+}
+
+/// Refuses what would make it another certificate.
+pub(crate) fn check_metadata(metadata: Option<&prost_types::Struct>) -> Result<(), Error> {
+    for key in UNSUPPORTED {
+        let value = metadata.and_then(|metadata| metadata.fields.get(key));
+        match value.and_then(|value| value.kind.as_ref()) {
+            None | Some(Kind::NullValue(_)) => {}
+            Some(Kind::StringValue(text)) if text.is_empty() => {}
+            Some(_) => return Err(Error::Unsupported(key)),
+        }
+    }
+    Ok(())
 }
 
 #[tonic::async_trait]

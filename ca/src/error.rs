@@ -41,14 +41,31 @@ pub enum Error {
     Authority(#[from] AuthorityError),
     #[error("a task of the CA ended early")]
     Task,
+    #[error("the authorization header is not one Bearer token")]
+    Bearer,
+    #[error(transparent)]
+    ServiceAccountToken(#[from] authn::token::TokenError),
+    #[error("a relayed request needs the caller's own bearer token")]
+    RelayedWithoutToken,
+    #[error("the token is {token}'s, but the client certificate is {certificate}'s")]
+    TwoIdentities { token: SpiffeId, certificate: SpiffeId },
+    #[error("the pod that the token is bound to is gone, has ended, or runs as another service account")]
+    PodGone,
+    #[error("{0} is the certificate authority's own identity")]
+    Reserved(SpiffeId),
+    #[error("the API server cannot be asked about pods now")]
+    NoPods(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
     fn code(&self) -> Code {
         match self {
-            Self::NoIdentity | Self::ExpiredIdentity | Self::Token(TokenError::Refused) => {
-                Code::Unauthenticated
-            }
+            Self::NoIdentity
+            | Self::ExpiredIdentity
+            | Self::Token(TokenError::Refused)
+            | Self::Bearer
+            | Self::RelayedWithoutToken => Code::Unauthenticated,
+            Self::ServiceAccountToken(error) => Status::from(error).code(),
             Self::RateLimited => Code::ResourceExhausted,
             Self::WorkloadName(_) | Self::Csr(_) | Self::Lifetime { .. } | Self::Unsupported(_) => {
                 Code::InvalidArgument
@@ -57,8 +74,11 @@ impl Error {
             | Self::ForeignTrustDomain(_)
             | Self::Unregistered(_)
             | Self::UnusedIdentity(_)
+            | Self::TwoIdentities { .. }
+            | Self::PodGone
+            | Self::Reserved(_)
             | Self::Identity(_) => Code::PermissionDenied,
-            Self::NotReady(_) => Code::Unavailable,
+            Self::NotReady(_) | Self::NoPods(_) => Code::Unavailable,
             Self::Token(_) | Self::Authority(_) | Self::Task => Code::Internal,
         }
     }

@@ -37,7 +37,7 @@ impl Default for Lifetimes {
 pub struct Issuance {
     pub id: SpiffeId,
     pub leaf: Issued,
-    /// PEM with trailing newline: the leaf, then all roots that are trusted as one element.
+    /// PEM with trailing newline: the leaf, what is between it and the root, then all trusted roots as one element.
     pub chain: Vec<String>,
 }
 
@@ -64,6 +64,11 @@ impl Issuer {
         let bundle = authority.root().clone();
         let signer = ArcSwap::from_pointee(Signer { authority, bundle });
         Arc::new(Self { domain, lifetimes, signer, generation: watch::Sender::new(0) })
+    }
+
+    /// How long certificates live.
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
     }
 
     /// The trust domain signed for.
@@ -111,12 +116,24 @@ impl Issuer {
         seconds: i64,
         now: OffsetDateTime,
     ) -> Result<Issuance, Error> {
+        self.named_workload(id, Vec::new(), request, seconds, now)
+    }
+
+    /// The same with DNS names, for a workload that clients know by them.
+    pub fn named_workload(
+        &self,
+        id: SpiffeId,
+        dns_names: Vec<String>,
+        request: &SigningRequest,
+        seconds: i64,
+        now: OffsetDateTime,
+    ) -> Result<Issuance, Error> {
         let Lifetimes { workload, workload_max, agent: _ } = self.lifetimes;
         let lifetime = if seconds <= 0 { workload } else { Duration::seconds(seconds) };
         if lifetime > workload_max {
             return Err(Error::Lifetime { max: workload_max });
         }
-        self.sign(request, Mint { id, dns_names: Vec::new(), lifetime, usage: Usage::ServerAndClient }, now)
+        self.sign(request, Mint { id, dns_names, lifetime, usage: Usage::ServerAndClient }, now)
     }
 
     /// Signs the certificate of the agent beside `workload`. Good for calling us, not for serving.
@@ -136,14 +153,19 @@ impl Issuer {
     pub fn own(&self, id: SpiffeId, dns_names: Vec<String>, now: OffsetDateTime) -> Result<Svid, Error> {
         let key = PrivateKey::generate().map_err(|_| Error::Task)?;
         let mint = Mint { id, dns_names, lifetime: self.lifetimes.workload, usage: Usage::ServerAndClient };
-        let issued = self.signer.load().authority.sign_own(&key, &mint, now)?;
-        Svid::new(vec![issued.certificate], key).map_err(|_| Error::Task)
+        let signer = self.signer.load();
+        let issued = signer.authority.sign_own(&key, &mint, now)?;
+        let above = signer.authority.intermediates().map(<[u8]>::to_vec);
+        Svid::new(std::iter::once(issued.certificate).chain(above).collect(), key).map_err(|_| Error::Task)
     }
 
     fn sign(&self, request: &SigningRequest, mint: Mint, now: OffsetDateTime) -> Result<Issuance, Error> {
         let signer = self.signer.load();
         let leaf = signer.authority.sign(request, &mint, now)?;
-        let chain = vec![leaf.to_pem(), signer.bundle.to_pem()];
+        let chain = std::iter::once(leaf.to_pem())
+            .chain(signer.authority.intermediates_pem())
+            .chain(std::iter::once(signer.bundle.to_pem()))
+            .collect();
         Ok(Issuance { id: mint.id, leaf, chain })
     }
 }

@@ -1,11 +1,14 @@
 //! The certificate authority: signing, keys and their storage, joining, and the control plane's own identity.
 //!
 //! [`Issuer`] decides and signs without I/O; [`Enrollment`] and [`Certificates`] are thin gRPC services over it; the
-//! registry of workloads is somebody else's, behind [`Registry`]. No policy, no Kubernetes, and no word of another process
-//! is believed: callers prove themselves by certificate or token to this process (design decision 9).
+//! registry of workloads is somebody else's, behind [`Registry`]. In a Kubernetes cluster, [`cluster`] has the same for
+//! service-account tokens, with keys in Secrets. No policy, and no word of another process is believed: callers prove
+//! themselves by certificate or token to this process (design decision 9).
 
 mod certificates;
+pub mod cluster;
 mod counters;
+mod desk;
 mod enrollment;
 mod error;
 mod files;

@@ -43,6 +43,16 @@ impl ServerIdentity {
             format!("istiod.{root_namespace}.svc"),
             "localhost".to_owned(),
         ];
+        Self::start_as(issuer, id, dns_names, counters)
+    }
+
+    /// The same for any identity and any names.
+    pub fn start_as(
+        issuer: Arc<Issuer>,
+        id: SpiffeId,
+        dns_names: Vec<String>,
+        counters: Arc<Counters>,
+    ) -> Result<Self, Error> {
         let renewal = Renewal { issuer, id: id.clone(), dns_names, counters };
         // Before the first signature, so that no change of the root after it is missed.
         let generation = renewal.issuer.generation();

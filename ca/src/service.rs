@@ -1,4 +1,4 @@
-//! What both gRPC services share: the registry, limits, counters and the audit line.
+//! What both gRPC services of a CA with a registry share: the registry, limits, and who called.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -15,19 +15,17 @@ use authn::{
     limit::{Limiter, Rate, host},
 };
 use spiffe::SpiffeId;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tonic::{Request, Status};
 
 use crate::{
-    Certificates, Counters, Enrollment, Error, Issuance, Issuer, JoinTokens, WorkloadName,
+    Certificates, Counters, Enrollment, Error, Issuance, Issuer, JoinTokens, WorkloadName, desk::Desk,
 };
 
 /// Longest message in bytes that the services read.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Failed attempts to join, per host.
 const FAILURES: Rate = Rate { burst: 10, refill: Duration::from_secs(6) };
-/// Certificates, per calling identity. All replicas of a service may share one.
-const ISSUANCE: Rate = Rate { burst: 100, refill: Duration::from_millis(200) };
 
 /// Where it is written down which workloads there are. Implemented over the controller's state.
 pub trait Registry: Send + Sync + 'static {
@@ -56,9 +54,8 @@ pub struct Ca<R> {
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) tokens: JoinTokens,
     pub(crate) registry: R,
-    counters: Arc<Counters>,
+    desk: Desk,
     failures: Mutex<Limiter<IpAddr>>,
-    issuance: Mutex<Limiter<SpiffeId>>,
 }
 
 /// Who called, as far as proven.
@@ -90,8 +87,8 @@ impl Caller {
 impl<R: Registry> Ca<R> {
     /// A CA that signs with `issuer` for workloads of `registry`.
     pub fn new(issuer: Arc<Issuer>, tokens: JoinTokens, registry: R, counters: Arc<Counters>) -> Arc<Self> {
-        let (failures, issuance) = (Mutex::new(Limiter::new(FAILURES)), Mutex::new(Limiter::new(ISSUANCE)));
-        Arc::new(Self { issuer, tokens, registry, counters, failures, issuance })
+        let failures = Mutex::new(Limiter::new(FAILURES));
+        Arc::new(Self { issuer, tokens, registry, desk: Desk::new(counters), failures })
     }
 
     /// `countersign.ca.v1.Enrollment`, for [`authn::tls::grpc_server`].
@@ -128,8 +125,7 @@ impl<R: Registry> Ca<R> {
 
     /// Refuses an identity that has asked for too many certificates lately.
     pub(crate) fn check_issuance(&self, caller: &SpiffeId) -> Result<(), Error> {
-        let mut issuance = self.issuance.lock().unwrap_or_else(PoisonError::into_inner);
-        if issuance.take(caller, Instant::now()) { Ok(()) } else { Err(Error::RateLimited) }
+        self.desk.check_issuance(caller.as_str())
     }
 
     /// Counts the outcome, writes the audit line, and turns a refusal into a status.
@@ -139,51 +135,11 @@ impl<R: Registry> Ca<R> {
         caller: &Caller,
         outcome: Result<Issuance, Error>,
     ) -> Result<Issuance, Status> {
-        Counters::add(&self.counters.csr);
         let proven = caller.identity.as_ref().map_or("none", |identity| identity.id.as_str());
-        let address = caller.address;
-        match outcome {
-            Ok(issuance) => {
-                Counters::add(&self.counters.issued);
-                let Issuance { id, leaf, chain: _ } = &issuance;
-                let not_after = leaf.not_after.format(&Rfc3339).unwrap_or_default();
-                tracing::info!(
-                    target: "audit", method, %id, serial = leaf.serial, not_after, caller = proven, %address,
-                    "certificate issued"
-                );
-                Ok(issuance)
-            }
-            Err(error) => {
-                self.count(&error);
-                let status = Status::from(&error);
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::info!(
-                    target: "audit", method, caller = proven, %address, code = ?status.code(), %error, cause,
-                    "certificate refused"
-                );
-                Err(status)
-            }
-        }
-    }
-
-    fn count(&self, error: &Error) {
-        let counters = &self.counters;
-        Counters::add(match error {
-            Error::NoIdentity | Error::ExpiredIdentity | Error::Token(_) => &counters.authentication_failure,
-            Error::RateLimited => &counters.rate_limited,
-            Error::Csr(_) | Error::Lifetime { .. } | Error::Unsupported(_) => &counters.csr_parsing_error,
-            Error::WorkloadName(_)
-            | Error::NotAgent(_)
-            | Error::ForeignTrustDomain(_)
-            | Error::Unregistered(_)
-            | Error::UnusedIdentity(_)
-            | Error::Identity(_)
-            | Error::NotReady(_) => &counters.id_extraction_error,
-            Error::Authority(_) | Error::Task => &counters.csr_sign_error,
-        });
+        self.desk.conclude(method, proven, caller.address, outcome)
     }
 
     pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
+        self.desk.counters()
     }
 }
