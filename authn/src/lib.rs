@@ -6,6 +6,7 @@
 
 mod client;
 mod identity;
+pub mod jwks;
 pub mod limit;
 mod svid;
 pub mod tls;
