@@ -2,6 +2,7 @@
 //! parts together; has no logic of its own. Holds no CA key: certificates come from `countersign ca`.
 
 mod settings;
+mod source_metrics;
 mod wiring;
 
 use std::process::ExitCode;

@@ -10,7 +10,7 @@
 mod catalog;
 mod hints;
 mod look;
-mod mesh;
+pub(crate) mod mesh;
 mod tree;
 
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
-//! Where objects come from. One interface for a directory of files and (later) Kubernetes: a stream of [`Change`]s.
+//! Where objects come from. One interface for a directory of files and for Kubernetes: a stream of [`Change`]s.
 //! No policy logic here; parsing and validation are `crds`'s.
 
 pub mod files;
 pub mod kubernetes;
+mod standing;
 
 use std::sync::Arc;
 
@@ -26,6 +27,21 @@ pub enum Change {
     Synced,
     /// The source is lost (a folder that vanished): what is in force stays frozen, not ready; `None` when it is back.
     Frozen(Option<String>),
+    /// What there is of a kind of Istio that has no effect here (`crds::unimplemented`); replaces what was told of it.
+    Unimplemented(UnimplementedObjects),
+}
+
+/// Objects that have no effect here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnimplementedObjects {
+    pub group: Arc<str>,
+    pub kind: Arc<str>,
+    /// 0: there are none (any more).
+    pub count: usize,
+    /// Up to five of them, `NAMESPACE/NAME`.
+    pub names: Vec<String>,
+    /// Why they cannot be counted.
+    pub error: Option<String>,
 }
 
 /// Which version of a Kubernetes object a change speaks of. Files have none.

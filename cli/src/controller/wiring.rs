@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use controller::Controller;
 use runtime::{Metrics, Tasks};
 use tokio::sync::mpsc;
 use xds::ads::server::{Ads, Limits};
 
 use super::settings::{Kubeconfig, Settings};
+use super::source_metrics;
 use crate::listen::address;
 use crate::plaintext;
 use crate::standalone::wiring::{identifier, monitoring_server, until_stopped};
@@ -36,7 +37,11 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
         advertise: _,
         audit_log: _,
     } = settings;
-    let client = client(&kubeconfig).await?;
+    let kubeconfig = match &kubeconfig {
+        Kubeconfig::InCluster => None,
+        Kubeconfig::File(path) => Some(path.as_path()),
+    };
+    let client = source::kubernetes::client(kubeconfig).await?;
     let plaintext = plaintext.bind("plaintext").await?;
     let monitoring = monitoring.bind("monitoring").await?;
     tracing::info!(
@@ -47,7 +52,9 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     let (sender, changes) = mpsc::channel(CHANGES);
     let (controller, owner) = Controller::start(&metrics, changes);
     tasks.spawn("controller", until_stopped(tasks.stop(), owner));
-    let source = source::kubernetes::Settings { client, mesh, revision: revision.into() };
+    let counters = Arc::new(source::kubernetes::Counters::default());
+    source_metrics::register(&metrics, counters.clone());
+    let source = source::kubernetes::Settings { client, mesh, revision: revision.into(), counters };
     let source = async {
         source::kubernetes::watch(source, sender).await;
         Ok::<_, std::convert::Infallible>(())
@@ -62,17 +69,4 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
         tasks.spawn("monitoring", server.serve(listener, tasks.stop()));
     }
     Ok(tasks)
-}
-
-async fn client(kubeconfig: &Kubeconfig) -> Result<kube::Client> {
-    let config = match kubeconfig {
-        Kubeconfig::InCluster => kube::Config::incluster().context("the pod's service account")?,
-        Kubeconfig::File(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)?;
-            kube::Config::from_custom_kubeconfig(file, &Default::default())
-                .await
-                .with_context(|| path.display().to_string())?
-        }
-    };
-    Ok(kube::Client::try_from(config)?)
 }

@@ -68,7 +68,7 @@ impl Input {
                 let finding = reason.map(Finding::error);
                 self.found("", finding.as_slice());
             }
-            Change::Delete(_) | Change::Mesh(_) | Change::Synced => {}
+            Change::Delete(_) | Change::Mesh(_) | Change::Synced | Change::Unimplemented(_) => {}
         }
     }
 

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crds::{Closed, Content, Document, Finding, Object, ObjectRef, Severity};
+use crds::{Content, Document, Finding, Object, ObjectRef};
 
 use crate::Change;
+use crate::standing::{Standing, Value, first_error};
 
 /// What a look at one file found.
 #[derive(Debug)]
@@ -56,13 +57,6 @@ struct Definition {
     origin: String,
     value: Value,
     findings: Vec<Finding>,
-}
-
-#[derive(Clone, Debug)]
-enum Value {
-    Good(Arc<Object>),
-    /// It has errors, or it is no longer seen in a file that cannot be read in full.
-    Bad(Option<Closed>),
 }
 
 /// What has been told of one object.
@@ -179,10 +173,7 @@ impl Catalog {
             Some(Told { good, last, reports }) => (good, Some(last), reports),
             None => (None, None, Reports::new()),
         };
-        if let (Value::Bad(Some(closed)), None) = (&winner.value, &good)
-            && closed.scope_unknown
-            && object.id.namespace == self.root_namespace
-        {
+        if winner.value.blocks(good.is_some(), &object, &self.root_namespace) {
             reports.insert(winner.origin.clone(), (first_error(&winner.findings), true));
         }
         let (good, last) = tell(&object, path, winner, good, told_last.as_ref(), changes);
@@ -275,12 +266,11 @@ fn tell(
     changes: &mut Vec<Change>,
 ) -> (Option<Arc<Object>>, Last) {
     let Definition { origin, value, findings } = winner;
-    let applied =
-        |object: Arc<Object>| Last::Applied { object, path: path.to_owned(), findings: findings.clone() };
-    let last = match (value, &good) {
-        (Value::Good(object), _) => applied(object.clone()),
-        (Value::Bad(Some(closed)), None) => applied(Arc::new((*closed.object).clone())),
-        (Value::Bad(_), _) => Last::Kept { findings: findings.clone() },
+    let last = match value.standing(good.is_some()) {
+        Standing::Applied(object) => {
+            Last::Applied { object, path: path.to_owned(), findings: findings.clone() }
+        }
+        Standing::Kept => Last::Kept { findings: findings.clone() },
     };
     let good = match value {
         Value::Good(object) => Some(object.clone()),
@@ -320,12 +310,6 @@ fn withdraw(told: Reports, still: &Reports, changes: &mut Vec<Change>) {
     for origin in told.into_keys().filter(|origin| !still.contains_key(origin)) {
         changes.push(Change::Unreadable { origin, finding: None, blocks_ready: false });
     }
-}
-
-/// The first error, or what there is.
-fn first_error(findings: &[Finding]) -> Finding {
-    let error = findings.iter().find(|f| f.severity == Severity::Error).or(findings.first());
-    error.cloned().unwrap_or_else(|| Finding::error("cannot be read"))
 }
 
 fn at_line_of(finding: Finding, others: &[Finding]) -> Finding {

@@ -10,7 +10,7 @@ use super::tree::{self, Reading, Stamp};
 use crate::Change;
 
 #[derive(Debug)]
-pub(super) struct MeshFile {
+pub(crate) struct MeshFile {
     /// `None`: the defaults.
     path: Option<PathBuf>,
     /// The last good one.
@@ -21,21 +21,21 @@ pub(super) struct MeshFile {
 }
 
 impl MeshFile {
-    pub(super) fn new(path: Option<PathBuf>) -> Self {
+    pub(crate) fn new(path: Option<PathBuf>) -> Self {
         Self { path, config: None, stamp: None, reported: None }
     }
 
-    pub(super) fn path(&self) -> Option<&Path> {
+    pub(crate) fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
     /// The configuration in force.
-    pub(super) fn config(&self) -> Option<&MeshConfig> {
+    pub(crate) fn config(&self) -> Option<&MeshConfig> {
         self.config.as_ref()
     }
 
     /// Reads the file, if it is not the one that was read last.
-    pub(super) fn look(&mut self) -> Vec<Change> {
+    pub(crate) fn look(&mut self) -> Vec<Change> {
         let Some(path) = &self.path else {
             if self.config.is_some() {
                 return Vec::new();
@@ -93,7 +93,11 @@ impl MeshFile {
     }
 }
 
-fn parse(text: &str) -> Result<MeshConfig, Finding> {
+/// Reads a mesh configuration.
+///
+/// # Errors
+/// The worst finding, if it is an error.
+pub(crate) fn parse(text: &str) -> Result<MeshConfig, Finding> {
     match crds::mesh_config::read(text) {
         Ok((config, warnings)) => {
             for warning in &warnings {
