@@ -26,12 +26,14 @@ pub use event::{Event, PolicyState};
 pub use line::Hash;
 pub use read::{Fault, FileReport, Report, verify};
 
+use event::Provoked;
 use metrics::Counters;
 use writer::Writer;
 
-/// Refusals that anybody can provoke, at once and per second; more are counted, so that strangers cannot fill the disk
-/// or push what matters out of the queue.
+/// Refusals, and admission reviews, at once and per second: anybody can provoke them. More are counted, so that strangers
+/// can neither fill the disk nor push what matters out of the queue.
 const REFUSALS: (f64, f64) = (200.0, 20.0);
+const REVIEWS: (f64, f64) = (5000.0, 50.0);
 
 /// How a trail is kept.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +69,8 @@ pub struct Trail(Option<Arc<Inner>>);
 struct Inner {
     writer: Writer,
     counters: Counters,
-    /// Refusals that may still be written, and as of when.
-    refusals: Mutex<(f64, Instant)>,
+    refusals: Mutex<Bucket>,
+    reviews: Mutex<Bucket>,
 }
 
 impl Trail {
@@ -85,11 +87,8 @@ impl Trail {
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let counters = Counters::default();
         let writer = Writer::start(path, options, counters.clone())?;
-        Ok(Self(Some(Arc::new(Inner {
-            writer,
-            counters,
-            refusals: Mutex::new((REFUSALS.0, Instant::now())),
-        }))))
+        let (refusals, reviews) = (Mutex::new(Bucket::new(REFUSALS)), Mutex::new(Bucket::new(REVIEWS)));
+        Ok(Self(Some(Arc::new(Inner { writer, counters, refusals, reviews }))))
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -99,7 +98,7 @@ impl Trail {
     /// Hands `event` over. Never waits: a full queue drops it, which the trail says as soon as it can.
     pub fn append(&self, event: Event) {
         let Some(inner) = &self.0 else { return };
-        if (event.provoked() && !inner.may_refuse()) || !inner.writer.send(event) {
+        if !inner.may(event.provoked()) || !inner.writer.send(event) {
             inner.counters.dropped();
         }
     }
@@ -123,13 +122,36 @@ impl Trail {
 }
 
 impl Inner {
-    fn may_refuse(&self) -> bool {
-        let mut bucket = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tokens, since) = *bucket;
-        let now = Instant::now();
-        let tokens = (tokens + now.duration_since(since).as_secs_f64() * REFUSALS.1).min(REFUSALS.0);
-        let may = tokens >= 1.0;
-        *bucket = (if may { tokens - 1.0 } else { tokens }, now);
+    fn may(&self, provoked: Option<Provoked>) -> bool {
+        let bucket = match provoked {
+            None => return true,
+            Some(Provoked::Refusal) => &self.refusals,
+            Some(Provoked::Review) => &self.reviews,
+        };
+        bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+    }
+}
+
+/// How many may still be written, and as of when.
+#[derive(Debug)]
+struct Bucket {
+    burst: f64,
+    per_second: f64,
+    left: f64,
+    since: Instant,
+}
+
+impl Bucket {
+    fn new((burst, per_second): (f64, f64)) -> Self {
+        Self { burst, per_second, left: burst, since: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let gained = now.duration_since(self.since).as_secs_f64() * self.per_second;
+        self.left = (self.left + gained).min(self.burst);
+        self.since = now;
+        let may = self.left >= 1.0;
+        self.left -= f64::from(u8::from(may));
         may
     }
 }

@@ -44,6 +44,8 @@ pub enum Event {
         object: String,
         operation: String,
         user: String,
+        /// Who told of the review: the API server, or somebody who pretends to be it.
+        caller: String,
         compiled: Option<String>,
         dry_run: bool,
     },
@@ -51,6 +53,7 @@ pub enum Event {
         object: String,
         operation: String,
         user: String,
+        caller: String,
         reasons: Vec<String>,
         dry_run: bool,
     },
@@ -120,10 +123,21 @@ pub enum PolicyState {
     Closed,
 }
 
+/// Events that come from whoever reaches a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Provoked {
+    Refusal,
+    Review,
+}
+
 impl Event {
-    /// Whether a stranger can cause as many as he likes.
-    pub(super) fn provoked(&self) -> bool {
-        matches!(self, Self::StreamRefused { .. } | Self::CertificateRefused { .. })
+    /// Which share of the trail it counts against, if strangers can cause as many as they like.
+    pub(super) fn provoked(&self) -> Option<Provoked> {
+        match self {
+            Self::StreamRefused { .. } | Self::CertificateRefused { .. } => Some(Provoked::Refusal),
+            Self::PolicyAdmitted { .. } | Self::PolicyRejected { .. } => Some(Provoked::Review),
+            _ => None,
+        }
     }
 
     /// Kind and fields, cut to size, without those that are not known.

@@ -189,6 +189,7 @@ fn no_event_hides_a_field_of_the_line() {
             object: "o".into(),
             operation: "CREATE".into(),
             user: "u".into(),
+            caller: "127.0.0.1".into(),
             compiled: None,
             dry_run: true,
         },
