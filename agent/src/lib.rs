@@ -13,7 +13,6 @@ mod enroll;
 mod health;
 mod identity;
 mod renewal;
-mod schedule;
 mod sds;
 mod state;
 mod supervisor;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use time::{Duration as Span, OffsetDateTime};
 
-use crate::schedule::{self, LONGEST_RETRY};
+use authn::schedule::{self, LONGEST_RETRY};
 
 /// How long the control plane may be away without a workload losing its certificate, with the CA's default lifetime of an
 /// hour: renewal is never later than the half life.

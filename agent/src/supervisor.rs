@@ -19,7 +19,7 @@ use crate::admin;
 use crate::args::AgentArgs;
 use crate::capture::Plan;
 use crate::health::Health;
-use crate::schedule;
+use authn::schedule;
 use crate::sds::Secrets;
 use crate::state::State;
 

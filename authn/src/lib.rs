@@ -8,13 +8,17 @@ mod client;
 mod identity;
 pub mod jwks;
 pub mod limit;
+mod request;
+pub mod schedule;
 mod svid;
+pub mod svid_client;
 pub mod tls;
 pub mod token;
 mod trust;
 
 pub use client::{connect, connect_lazy, dial};
 pub use identity::{ConnectionInfo, PeerIdentity, connection, peer, token_identity};
+pub use request::{RequestError, Requester};
 pub use svid::{OwnSvid, UnusableSvid};
 pub use trust::{ClientTrust, UnusableTrust, client_config};
 

@@ -36,6 +36,11 @@ impl OwnSvid {
         Arc::default()
     }
 
+    /// Takes the SVID away, as it has expired: a server refuses every handshake, a client presents nothing.
+    pub fn clear(&self) {
+        self.0.store(None);
+    }
+
     /// Puts `svid` in the place of the last one. On error the last one stays.
     pub fn replace(&self, svid: &Svid) -> Result<(), UnusableSvid> {
         self.0.store(Some(Arc::new(certified(svid)?)));

@@ -8,6 +8,7 @@ mod follow;
 mod keys;
 mod material;
 mod pods;
+pub mod rights;
 mod roots;
 mod rotation;
 mod service;

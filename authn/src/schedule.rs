@@ -5,21 +5,21 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Waits after failures double from here ..
-pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(250);
+pub const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// .. up to here.
-pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(15);
+pub const LONGEST_RETRY: Duration = Duration::from_secs(15);
 /// Renewals of many agents are spread over the last fifth of the first half of the lifetime: 45 % ± 5 % of it. Never past
 /// the half, so that an outage finds at least half a lifetime left.
 const SPREAD: f64 = 0.2;
 
 /// When a certificate should be renewed: at half its lifetime or up to a fifth of that earlier (`chance` in 0..1).
-pub(crate) fn renewal(not_before: OffsetDateTime, not_after: OffsetDateTime, chance: f64) -> OffsetDateTime {
+pub fn renewal(not_before: OffsetDateTime, not_after: OffsetDateTime, chance: f64) -> OffsetDateTime {
     let half = (not_after - not_before) / 2;
     not_before + half * (1.0 - SPREAD * chance.clamp(0.0, 1.0))
 }
 
 /// How long to wait after the `failures`-th failure in a row (from 1): doubling, capped, less up to half by `chance`.
-pub(crate) fn retry(failures: u32, chance: f64) -> Duration {
+pub fn retry(failures: u32, chance: f64) -> Duration {
     let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16)));
     doubled.min(LONGEST_RETRY).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0)
 }
