@@ -9,13 +9,15 @@ use crds::Object;
 use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
 use runtime::http::Reasons;
-use source::Change;
+use source::{Change, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 use xds::Snapshot;
 
+use crate::audit::Audit;
 use crate::metrics::{KindLabel, Metrics, TypeLabel, VersionLabel, version_label};
 use crate::publish::{Publisher, Refusal, SlotKey};
+use crate::receipts::{Key, ProxyRow, Receipts};
 use crate::report;
 use crate::status::{
     Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor, unfetched,
@@ -34,6 +36,8 @@ const BATCH: usize = 4096;
 pub(crate) enum Command {
     Subscribe(Box<Subscribe>),
     Report(oneshot::Sender<Report>),
+    /// What the author of a policy should know: [`crate::admission::advice`].
+    Advise { object: Box<Object>, reply: oneshot::Sender<Vec<String>> },
 }
 
 /// A proxy that asks for its snapshots.
@@ -83,7 +87,11 @@ pub(crate) struct Actor {
     publisher: Publisher,
     objects: Objects,
     sessions: Sessions,
+    /// Sessions whose proxies said something.
+    said: mpsc::UnboundedReceiver<SessionId>,
+    pub(crate) receipts: Receipts,
     metrics: Metrics,
+    audit: Audit,
     /// The first list is complete.
     synced: bool,
     /// Was ready once, so that what is in force is complete; a later problem freezes or degrades, but serves on.
@@ -101,11 +109,15 @@ impl Actor {
         ready: watch::Sender<Result<(), Reasons>>,
         registry: watch::Sender<Arc<Registry>>,
     ) -> Self {
+        let (sender, said) = mpsc::unbounded_channel();
         Self {
             publisher: Publisher::default(),
             objects: Objects::default(),
-            sessions: Sessions::default(),
+            sessions: Sessions::new(sender),
+            said,
+            receipts: Receipts::new(),
             metrics,
+            audit: Audit::default(),
             synced: false,
             served: false,
             frozen: None,
@@ -113,6 +125,11 @@ impl Actor {
             ready,
             registry,
         }
+    }
+
+    /// With its changes written down.
+    pub(crate) fn audited(self, trail: runtime::audit::Trail) -> Self {
+        Self { audit: Audit::new(trail), ..self }
     }
 
     /// Runs until nobody holds a handle any more.
@@ -128,6 +145,7 @@ impl Actor {
         self.settle();
         let mut batch = Vec::new();
         loop {
+            let due = self.sessions.next();
             tokio::select! {
                 received = changes.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
@@ -144,6 +162,12 @@ impl Actor {
                     let more = std::iter::from_fn(|| closed.try_recv().ok());
                     self.close(std::iter::once(id).chain(more));
                 }
+                Some(id) = self.said.recv() => {
+                    let more = std::iter::from_fn(|| self.said.try_recv().ok());
+                    let ids: Vec<SessionId> = std::iter::once(id).chain(more).collect();
+                    self.advance(ids);
+                }
+                () = until(due) => self.advance([]),
             }
         }
     }
@@ -162,16 +186,18 @@ impl Actor {
                 self.publisher.edited(&edit);
             }
         }
-        self.commit(start);
+        let proxies = self.commit(start);
+        self.tell(proxies);
         if registered || self.registry.borrow().complete != self.synced {
             self.publish_registry();
         }
         self.settle();
     }
 
-    fn commit(&mut self, start: Instant) {
+    /// Publishes what the edits so far affect; what is to be told of the proxies then.
+    fn commit(&mut self, start: Instant) -> Vec<ProxyRow> {
         if !self.synced {
-            return;
+            return Vec::new();
         }
         let before = self.publisher.generation;
         let published = self.publisher.commit();
@@ -181,25 +207,44 @@ impl Actor {
             self.metrics.commit.observe(took.as_secs_f64());
             self.metrics.published.inc_by(published as u64);
             tracing::debug!(generation = self.publisher.generation, published, ?took, "committed");
+            return self.sessions.published(&self.publisher);
         }
+        Vec::new()
+    }
+
+    /// Takes over what these proxies said, and what passed with time.
+    fn advance(&mut self, ids: impl IntoIterator<Item = SessionId>) {
+        let proxies = self.sessions.advance(ids, &self.publisher);
+        self.tell(proxies);
+    }
+
+    /// Tells what is new of policies and of these proxies.
+    fn tell(&mut self, proxies: Vec<ProxyRow>) {
+        let ready = self.reasons().is_empty();
+        let Self { receipts, objects, publisher, synced, .. } = self;
+        receipts.publish(*synced, ready, objects, publisher, proxies);
     }
 
     fn change(&mut self, change: Change) -> Edit {
         let update = |kind| self.metrics.inbound_updates.get_or_create(&TypeLabel { r#type: kind }).inc();
+        self.audit.change(&change);
         match change {
-            Change::Apply { object, origin, version: _, findings } => {
+            Change::Apply { object, origin, version, findings } => {
                 update("config");
-                self.apply(*object, origin, findings)
+                self.apply(*object, origin, version, findings)
             }
             Change::Delete(object) => {
                 update("config");
                 tracing::info!(object = %object, "deleted");
                 self.objects.deleted(&object);
-                self.publisher.store.remove(&object)
+                let edit = self.publisher.store.remove(&object);
+                self.receipts.touched(&object, &edit);
+                edit
             }
-            Change::Kept { object, origin, version: _, findings } => {
+            Change::Kept { object, origin, version, findings } => {
                 tracing::warn!(object = %object, %origin, "cannot be read; its last good version stays in force");
-                self.objects.kept(object, origin, findings);
+                self.receipts.touched(&object, &Edit::Nothing);
+                self.objects.kept(object, origin, version, findings);
                 Edit::Nothing
             }
             Change::Unreadable { origin, finding, blocks_ready } => {
@@ -218,17 +263,29 @@ impl Actor {
                 self.freeze(reason);
                 Edit::Nothing
             }
+            Change::Unimplemented(objects) => {
+                self.objects.unimplemented(objects);
+                Edit::Nothing
+            }
         }
     }
 
-    fn apply(&mut self, mut object: Object, origin: String, findings: Vec<crds::Finding>) -> Edit {
+    fn apply(
+        &mut self,
+        mut object: Object,
+        origin: String,
+        version: Option<Version>,
+        findings: Vec<crds::Finding>,
+    ) -> Edit {
         let missing = match &mut object {
             Object::RequestAuthentication(policy) => unfetched(policy),
             _ => Vec::new(),
         };
         let reference = object.object_ref();
-        self.objects.applied(reference, origin, findings, missing);
-        self.publisher.store.apply(object)
+        self.objects.applied(reference.clone(), origin, version, findings, missing);
+        let edit = self.publisher.store.apply(object);
+        self.receipts.touched(&reference, &edit);
+        edit
     }
 
     fn freeze(&mut self, reason: Option<String>) {
@@ -299,6 +356,11 @@ impl Actor {
                     self.close([id]);
                 }
             }
+            Command::Advise { object, reply } if !reply.is_closed() => {
+                let advice = crate::admission::advice::advise(&mut self.publisher, &object);
+                let _ = reply.send(advice);
+            }
+            Command::Advise { .. } => {}
             Command::Report(reply) => {
                 let _ = reply.send(self.report());
             }
@@ -327,17 +389,23 @@ impl Actor {
             tracing::warn!(node = ?proxy.node, "{warning}");
         }
         self.count(&proxy, 1);
-        let id = self.sessions.open(Session::new(key.clone(), proxy, snapshots.clone(), journal));
+        let pod_uid = self.publisher.store.workload(&key.workload).and_then(|workload| workload.uid.clone());
+        let changed = self.publisher.changed(key).unwrap_or([self.publisher.generation; 5]);
+        let session = Session::new(key.clone(), proxy, pod_uid, snapshots.clone(), journal, changed);
+        let id = self.sessions.open(session);
         Ok(Opened { id, snapshots })
     }
 
     /// Ends these sessions and forgets what only they used.
     fn close(&mut self, ids: impl IntoIterator<Item = SessionId>) {
+        let mut gone = Vec::new();
         for id in ids {
             if let Some(session) = self.sessions.close(id) {
                 self.count(&session.proxy, -1);
+                gone.push(Key::Proxy(id.0));
             }
         }
+        self.receipts.book.write(self.reasons().is_empty(), [], gone);
         self.publisher.sweep();
     }
 
@@ -356,8 +424,19 @@ impl Actor {
 
     fn report(&mut self) -> Report {
         let reasons = self.reasons();
-        let Self { publisher, objects, sessions, .. } = self;
-        report::report(reasons, publisher, objects, sessions)
+        // What was said just now counts.
+        let said = std::iter::from_fn(|| self.said.try_recv().ok()).collect::<Vec<_>>();
+        self.advance(said);
+        let Self { publisher, objects, sessions, receipts, .. } = self;
+        report::report(reasons, publisher, objects, sessions, receipts)
+    }
+}
+
+/// Waits for `due`; for ever if there is nothing due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

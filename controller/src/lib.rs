@@ -8,7 +8,9 @@
 //! ```
 
 mod actor;
+pub mod admission;
 mod affected;
+mod audit;
 mod debug;
 mod effective;
 mod endpoints;
@@ -16,6 +18,7 @@ mod guard;
 mod metrics;
 pub mod offline;
 mod publish;
+pub mod receipts;
 mod report;
 mod serve;
 pub mod status;
@@ -28,10 +31,11 @@ mod tests;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
+use runtime::audit::Trail;
 use runtime::http::Reasons;
 use source::Change;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,6 +51,8 @@ use status::SessionId;
 
 /// Commands that may wait for the owner of the state; more make their senders wait.
 const COMMANDS: usize = 1024;
+/// Longest wait for advice; a policy is admitted without.
+const ADVICE: Duration = Duration::from_millis(50);
 
 /// Starts the owner of the state.
 #[derive(Debug)]
@@ -58,16 +64,26 @@ impl Controller {
         metrics: &runtime::Metrics,
         changes: mpsc::Receiver<Change>,
     ) -> (Handle, impl Future<Output = Result<(), SourceEnded>> + Send + 'static) {
+        Self::audited(metrics, changes, Trail::disabled())
+    }
+
+    /// The same, with every change of policy and every refusal written into `trail`.
+    pub fn audited(
+        metrics: &runtime::Metrics,
+        changes: mpsc::Receiver<Change>,
+        trail: Trail,
+    ) -> (Handle, impl Future<Output = Result<(), SourceEnded>> + Send + 'static) {
         let metrics = metrics.register(Metrics::new);
         let (commands, received) = mpsc::channel(COMMANDS);
         let (ready_sender, ready) = watch::channel(Err(vec!["starting".to_owned()]));
         let (registry_sender, registry) = watch::channel(Arc::new(Registry::default()));
         let (closed, closing) = mpsc::unbounded_channel();
         let arrived: Arrived = Arc::new(Mutex::new((0, Instant::now())));
-        let actor = Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender);
+        let actor = Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender)
+            .audited(trail.clone());
         let holding = Holding::new(hold::Limits::default(), metrics.clone());
         let debug = Debug::default();
-        let handle = Handle { commands, closed, ready, registry, metrics, arrived, holding, debug };
+        let handle = Handle { commands, closed, ready, registry, metrics, arrived, holding, debug, trail };
         (handle, actor.run(changes, received, closing))
     }
 }
@@ -84,6 +100,7 @@ pub struct Handle {
     arrived: Arrived,
     holding: Holding,
     debug: Debug,
+    trail: Trail,
 }
 
 /// What the registry says of a name.
@@ -129,6 +146,25 @@ impl Handle {
     /// The mesh configuration in force; Istio's defaults before the first list.
     pub fn mesh(&self) -> Arc<MeshConfig> {
         self.registry.borrow().mesh.clone()
+    }
+
+    /// What the author of `object` should know of its effect (nothing while the controller is not ready, or busy).
+    pub async fn advise(&self, object: &crds::Object) -> Vec<String> {
+        if self.ready().is_err() {
+            return Vec::new();
+        }
+        let (reply, advice) = oneshot::channel();
+        let command = Command::Advise { object: Box::new(object.clone()), reply };
+        // Whoever writes a policy waits for the answer.
+        if self.commands.try_send(command).is_err() {
+            return Vec::new();
+        }
+        tokio::time::timeout(ADVICE, advice).await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// The audit trail, for the refusals of others.
+    pub fn trail(&self) -> &Trail {
+        &self.trail
     }
 
     /// Everything that `/status` shows; `None` if the controller is gone.

@@ -202,6 +202,11 @@ impl Publisher {
         self.slots.get(key).map(|slot| slot.changed)
     }
 
+    /// Whether something that these proxies are to have could not be translated, so that they keep what they had.
+    pub(crate) fn fails(&self, key: &SlotKey) -> bool {
+        self.failures.0.contains_key(&Failure::Workload(key.workload.clone()))
+    }
+
     /// The policy in force at a registered workload, whether or not a proxy is connected.
     pub(crate) fn policy_of(&mut self, workload: &Workload) -> Result<Arc<EffectivePolicy>, Panicked> {
         let Self { store, effective, .. } = self;

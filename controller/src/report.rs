@@ -1,31 +1,32 @@
 //! Puts the answer of `/status` together from the parts that know. Computes policy for nobody: selection here is only
 //! for the conditions' messages.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
 
-use crds::{Kind, ObjectRef};
+use crds::ObjectRef;
 use mesh::Workload;
-use policy::{Action, Attachment, ObjectName};
+use policy::ObjectName;
 use runtime::http::Reasons;
 
 use crate::publish::Publisher;
+use crate::receipts::{
+    Fact, PolicyRow, ProxyRow, Receipts, Row, Seen, Target, Verdict, conditions_of_others, evaluate,
+    selects,
+};
 use crate::status::{
-    Attached, FailureStatus, FindingStatus, Mesh, ObjectStatus, Objects, Report, Session, Sessions,
-    UnreadableStatus, conditions, selects,
+    Condition, FailureStatus, FindingStatus, Known, Mesh, ObjectStatus, Objects, Report, Sessions,
+    UnreadableStatus, timestamp,
 };
 use crate::store::{Store, workload_name};
-
-/// Sessions by the workload they are for.
-type Connected<'a> = HashMap<&'a ObjectName, Vec<&'a Session>>;
 
 pub(crate) fn report(
     reasons: Reasons,
     publisher: &Publisher,
     objects: &mut Objects,
-    sessions: &mut Sessions,
+    sessions: &Sessions,
+    receipts: &Receipts,
 ) -> Report {
-    sessions.refresh(publisher);
     let store = &publisher.store;
     let unreadable = objects.unreadable.iter().map(|(origin, unreadable)| UnreadableStatus {
         origin: origin.clone(),
@@ -33,20 +34,21 @@ pub(crate) fn report(
         blocks_ready: unreadable.blocks_ready,
     });
     let unreadable = unreadable.collect();
-    let mut connected: Connected<'_> = HashMap::new();
-    for session in sessions.iter() {
-        connected.entry(&session.proxy.workload).or_default().push(session);
-    }
+    let (facts, rows) = (receipts.all_facts(), receipts.book.all());
+    let here = Here::of(rows.iter().map(|row| &**row));
     let mut statuses = Vec::with_capacity(objects.known.len());
     for (object, known) in &mut objects.known {
-        let attached = attached(store, &connected, object);
+        let verdicts = match facts.get(object) {
+            Some(fact) => evaluate(fact, &here.targets(fact, store)),
+            None => conditions_of_others(known),
+        };
         statuses.push(ObjectStatus {
             kind: object.kind.as_str().to_owned(),
             namespace: object.id.namespace.to_string(),
             name: object.id.name.to_string(),
             origin: known.origin.clone(),
             findings: known.findings.iter().map(FindingStatus::from).collect(),
-            conditions: conditions(object, known, attached.as_ref()),
+            conditions: verdicts.into_iter().map(|verdict| condition(verdict, known)).collect(),
         });
     }
     let failures = publisher.failures.iter();
@@ -64,6 +66,7 @@ pub(crate) fn report(
         },
         objects: statuses,
         unreadable,
+        unimplemented: objects.unimplemented.values().map(Into::into).collect(),
         proxies: sessions
             .iter()
             .map(|session| session.status(store.workload(&session.proxy.workload).is_some()))
@@ -72,45 +75,60 @@ pub(crate) fn report(
     }
 }
 
-/// Whom a policy selects; `None` for other kinds.
-fn attached<'a>(store: &'a Store, connected: &Connected<'a>, object: &ObjectRef) -> Option<Attached<'a>> {
-    let ObjectRef { kind, id } = object;
-    let namespace = store.policies.namespace(&id.namespace);
-    let root = *id.namespace == *store.mesh.root_namespace;
-    let (attachment, dry_run, action): (&Attachment, bool, Option<&Action>) = match kind {
-        Kind::PeerAuthentication => {
-            let policy = namespace?.peer.get(&id.name)?;
-            // With a selector in the root namespace it is never matched (semantics §2.2).
-            if root && policy.attachment != Attachment::Namespace {
-                let workloads = Vec::new();
-                return Some(Attached { dry_run: false, action: None, missing_provider: None, workloads });
-            }
-            (&policy.attachment, false, None)
-        }
-        Kind::RequestAuthentication => (&namespace?.request.get(&id.name)?.attachment, false, None),
-        Kind::AuthorizationPolicy => {
-            let policy = namespace?.authorization.get(&id.name)?;
-            (&policy.attachment, policy.meta.dry_run, Some(&policy.action))
-        }
-        _ => return None,
-    };
-    let reached: Box<dyn Iterator<Item = &Arc<Workload>>> =
-        if root { Box::new(store.workloads()) } else { Box::new(in_namespace(store, id)) };
-    let with_sessions = |workload: &Arc<Workload>| {
-        let sessions = connected.get(&workload_name(workload)).cloned().unwrap_or_default();
-        (workload.clone(), sessions)
-    };
-    let workloads = reached.filter(|workload| selects(attachment, workload)).map(with_sessions).collect();
-    let missing_provider = match action {
-        Some(Action::Custom { provider }) if !store.policies.scope.providers.contains(provider) => {
-            Some(&**provider)
-        }
-        _ => None,
-    };
-    Some(Attached { dry_run, action, missing_provider, workloads })
+fn condition(verdict: Verdict, known: &mut Known) -> Condition {
+    let Verdict { kind, status, reason, message } = verdict;
+    let now = SystemTime::now();
+    let (before, since) = known.since.entry(kind).or_insert((status, now));
+    if *before != status {
+        (*before, *since) = (status, now);
+    }
+    Condition {
+        kind: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: known.version.as_ref().map(|version| version.generation),
+        last_transition_time: timestamp(*since),
+    }
 }
 
-fn in_namespace<'a>(store: &'a Store, id: &ObjectName) -> impl Iterator<Item = &'a Arc<Workload>> + use<'a> {
-    let namespace = id.namespace.clone();
-    store.workloads().filter(move |workload| workload.namespace == namespace)
+/// What this replica itself says.
+struct Here<'a> {
+    policies: BTreeMap<&'a ObjectRef, &'a PolicyRow>,
+    /// The newest connection of each workload.
+    proxies: HashMap<&'a ObjectName, &'a ProxyRow>,
+}
+
+impl<'a> Here<'a> {
+    fn of(rows: impl Iterator<Item = &'a Row>) -> Self {
+        let mut here = Self { policies: BTreeMap::new(), proxies: HashMap::new() };
+        for row in rows {
+            match row {
+                Row::Policy(row) => drop(here.policies.insert(&row.object, row)),
+                Row::Proxy(row) => {
+                    let newest = here.proxies.entry(&row.workload).or_insert(row);
+                    if (row.connected, row.id) > (newest.connected, newest.id) {
+                        *newest = row;
+                    }
+                }
+            }
+        }
+        here
+    }
+
+    fn targets(&self, fact: &Fact, store: &'a Store) -> Vec<Target<'a>> {
+        let Some(attachment) = &fact.attachment else { return Vec::new() };
+        let policy = self.policies.get(&fact.object).copied();
+        let seen = |workload: &'a Workload| match self.proxies.get(&workload_name(workload)) {
+            Some(proxy) if proxy.serves(workload) => Seen::At { proxy, policy },
+            _ => Seen::Nowhere,
+        };
+        store
+            .workloads()
+            .map(|workload| &**workload)
+            .filter(|workload| fact.mesh_wide || workload.namespace == fact.object.id.namespace)
+            .filter(|workload| selects(attachment, workload))
+            .map(|workload| Target { workload, seen: seen(workload) })
+            .collect()
+    }
 }

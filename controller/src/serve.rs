@@ -30,12 +30,14 @@ use crate::status::{Connected, Journal, Nack, SessionId};
 
 impl Snapshots for Handle {
     async fn subscribe(&self, proxy: Proxy) -> Result<Subscription, Refused> {
+        let refused = |refused: &Refused| crate::audit::stream_refused(self.trail(), &proxy, refused);
         let key = slot(&proxy).inspect_err(|_| {
             self.metrics.refused.inc();
-        })?;
+        });
+        let key = key.inspect_err(refused)?;
         let connected = connected(&proxy, &key);
         let journal = Arc::new(Mutex::new(Journal::default()));
-        let Opened { id, snapshots } = self.open(&key, &connected, &journal).await?;
+        let Opened { id, snapshots } = self.open(&key, &connected, &journal).await.inspect_err(refused)?;
         let record = self.debug.opened(id, &proxy, snapshots.clone());
         let closed = self.closed.clone();
         let (metrics, arrived) = (self.metrics.clone(), self.arrived.clone());
@@ -127,6 +129,7 @@ fn connected(proxy: &Proxy, key: &SlotKey) -> Connected {
         identity: key.identity.clone(),
         envoy_version: proxy.envoy_version,
         agent_version: node::text(&proxy.node, "ISTIO_VERSION").unwrap_or_default().to_owned(),
+        drain_time: node::drain_time(&proxy.node),
     }
 }
 
@@ -178,7 +181,7 @@ impl Events for Listener {
                     node = ?self.node, kind = kind.short(), ?resource, error = ?message,
                     "a proxy refused a resource; it keeps what it had"
                 );
-                journal.nacked(kind, Nack { resource, error: message });
+                journal.nacked(kind, Nack::new(resource, message));
             }
             Event::StaleNonce { kind: _ } => {
                 self.metrics.expired_nonce.inc();

@@ -1,15 +1,14 @@
 //! What the control plane knows of its objects and proxies, in the words of Kubernetes conditions: the answer of
 //! `/status`, which `countersign status`, `proxy-status` and `wait` read. Changes nothing and decides nothing.
 
-mod conditions;
 mod objects;
 mod sessions;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use conditions::{Attached, conditions, selects};
-pub(crate) use objects::{Objects, unfetched};
-pub(crate) use sessions::{Connected, Journal, Nack, Session, SessionId, Sessions, VersionFloor};
+pub(crate) use crate::receipts::{Journal, Nack};
+pub(crate) use objects::{Known, Objects, unfetched};
+pub(crate) use sessions::{Connected, Session, SessionId, Sessions, VersionFloor};
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +23,9 @@ pub struct Report {
     pub objects: Vec<ObjectStatus>,
     /// Documents that are not objects, and those that could not be told apart.
     pub unreadable: Vec<UnreadableStatus>,
+    /// Kinds of Istio that have no effect here, where there are objects of them.
+    #[serde(default)]
+    pub unimplemented: Vec<UnimplementedStatus>,
     pub proxies: Vec<ProxyStatus>,
     /// Parts whose translation failed by a bug; what they had stays in force.
     pub failures: Vec<FailureStatus>,
@@ -49,7 +51,7 @@ pub struct ObjectStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// `metav1.Condition`, without the generation that files do not have.
+/// `metav1.Condition`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
@@ -59,6 +61,9 @@ pub struct Condition {
     pub status: String,
     pub reason: String,
     pub message: String,
+    /// The object's `metadata.generation` that this is about; files have none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub observed_generation: Option<i64>,
     /// RFC 3339: when the status was first seen to be this one.
     pub last_transition_time: String,
 }
@@ -100,6 +105,32 @@ pub struct UnreadableStatus {
     pub finding: FindingStatus,
     /// It was there at start, so nothing is served until it can be read.
     pub blocks_ready: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnimplementedStatus {
+    pub group: String,
+    pub kind: String,
+    pub count: usize,
+    /// Up to five of them, `NAMESPACE/NAME`.
+    pub names: Vec<String>,
+    /// Why they cannot be counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+impl From<&source::UnimplementedObjects> for UnimplementedStatus {
+    fn from(objects: &source::UnimplementedObjects) -> Self {
+        let source::UnimplementedObjects { group, kind, count, names, error } = objects;
+        Self {
+            group: group.to_string(),
+            kind: kind.to_string(),
+            count: *count,
+            names: names.clone(),
+            error: error.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,15 +1,23 @@
 //! The objects as their source told them: where they come from and what is wrong with them. Holds no meaning of theirs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crds::{Finding, ObjectRef, Severity};
 use policy::{Jwks, RequestAuthentication};
+use source::{UnimplementedObjects, Version};
+
+use crate::receipts::MAX_COMMITS;
 
 /// One object's story.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) origin: String,
+    /// `None` for objects from files.
+    pub(crate) version: Option<Version>,
+    /// Commits that changed what is published of it, ascending; the last few.
+    pub(crate) commits: Vec<u64>,
     pub(crate) findings: Vec<Finding>,
     /// The latest version could not be read, and the one before it is in force.
     pub(crate) kept: bool,
@@ -38,6 +46,8 @@ pub(crate) struct Objects {
     pub(crate) known: BTreeMap<ObjectRef, Known>,
     /// By origin.
     pub(crate) unreadable: BTreeMap<String, Unreadable>,
+    /// Kinds that have no effect here and of which there are objects, or may be, by group and kind.
+    pub(crate) unimplemented: BTreeMap<(Arc<str>, Arc<str>), UnimplementedObjects>,
 }
 
 impl Objects {
@@ -45,17 +55,38 @@ impl Objects {
         &mut self,
         object: ObjectRef,
         origin: String,
+        version: Option<Version>,
         findings: Vec<Finding>,
         unfetched: Vec<String>,
     ) {
-        let since = self.known.remove(&object).map(|known| known.since).unwrap_or_default();
-        self.known.insert(object, Known { origin, findings, kept: false, unfetched, since });
+        let known = self.known.remove(&object);
+        let (commits, since) = known.map(|known| (known.commits, known.since)).unwrap_or_default();
+        let known = Known { origin, version, commits, findings, kept: false, unfetched, since };
+        self.known.insert(object, known);
     }
 
-    pub(crate) fn kept(&mut self, object: ObjectRef, origin: String, findings: Vec<Finding>) {
+    pub(crate) fn kept(
+        &mut self,
+        object: ObjectRef,
+        origin: String,
+        version: Option<Version>,
+        findings: Vec<Finding>,
+    ) {
         let before = self.known.remove(&object);
-        let (unfetched, since) = before.map(|known| (known.unfetched, known.since)).unwrap_or_default();
-        self.known.insert(object, Known { origin, findings, kept: true, unfetched, since });
+        let (commits, unfetched, since) =
+            before.map(|known| (known.commits, known.unfetched, known.since)).unwrap_or_default();
+        let known = Known { origin, version, commits, findings, kept: true, unfetched, since };
+        self.known.insert(object, known);
+    }
+
+    /// `commit` brought the object's present content.
+    pub(crate) fn committed(&mut self, object: &ObjectRef, commit: u64) {
+        let Some(known) = self.known.get_mut(object) else { return };
+        if known.commits.last() != Some(&commit) {
+            known.commits.push(commit);
+        }
+        let old = known.commits.len().saturating_sub(MAX_COMMITS);
+        known.commits.drain(..old);
     }
 
     pub(crate) fn deleted(&mut self, object: &ObjectRef) {
@@ -70,6 +101,17 @@ impl Objects {
             None => {
                 self.unreadable.remove(&origin);
             }
+        }
+    }
+
+    pub(crate) fn unimplemented(&mut self, objects: UnimplementedObjects) {
+        let key = (objects.group.clone(), objects.kind.clone());
+        if objects.count == 0 && objects.error.is_none() {
+            self.unimplemented.remove(&key);
+        } else {
+            let UnimplementedObjects { group, kind, count, names, error } = &objects;
+            tracing::warn!(%group, %kind, count, ?names, ?error, "objects of this kind have no effect here");
+            self.unimplemented.insert(key, objects);
         }
     }
 

@@ -1,20 +1,18 @@
 //! The connected proxies and what they said to what they were sent. Only reports: the sessions themselves are
 //! `xds::ads`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use policy::ObjectName;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use xds::{ResourceType, Snapshot};
 
 use crate::publish::{Publisher, SlotKey};
+use crate::receipts::{Journal, Nack, Progress, ProxyRow, Refusal};
 
 use super::{ProxyStatus, RejectedStatus, TypeStatus, timestamp};
-
-/// Refusals kept per type.
-const MAX_NACKS: usize = 64;
 
 /// Names one stream of one proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,68 +29,8 @@ pub(crate) struct Connected {
     pub(crate) envoy_version: Option<(u32, u32, u32)>,
     /// `ISTIO_VERSION` of the metadata, for the label of `pilot_xds`.
     pub(crate) agent_version: String,
-}
-
-/// A refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Nack {
-    /// The culprit where the session could tell it.
-    pub(crate) resource: Option<Arc<str>>,
-    pub(crate) error: String,
-}
-
-/// What a proxy said so far. Written by its stream, read by the state's owner; never held across anything slow.
-#[derive(Debug, Default)]
-pub(crate) struct Journal {
-    acked: [Option<u64>; 5],
-    /// Something of the type was sent, so the proxy has asked for it.
-    asked: [bool; 5],
-    /// The refusals of each type that no later acknowledgement of all of it has healed.
-    nacks: [Vec<Nack>; 5],
-    /// It came with inbound listeners that are replaced.
-    replacing: bool,
-    /// A listener that it acknowledged waits for something.
-    waiting: bool,
-}
-
-impl Journal {
-    pub(crate) fn sent(&mut self, kind: ResourceType) {
-        self.asked[kind as usize] = true;
-    }
-
-    pub(crate) fn acked(&mut self, kind: ResourceType, generation: u64) {
-        let index = kind as usize;
-        self.acked[index] = Some(self.acked[index].unwrap_or(0).max(generation));
-        self.nacks[index].clear();
-    }
-
-    /// A refusal whose culprit is known replaces what was said while it was searched for.
-    pub(crate) fn nacked(&mut self, kind: ResourceType, nack: Nack) {
-        let nacks = &mut self.nacks[kind as usize];
-        nacks.retain(|known| known.resource.is_some() && known.resource != nack.resource);
-        nacks.truncate(MAX_NACKS);
-        nacks.push(nack);
-    }
-
-    pub(crate) fn replacing(&mut self) {
-        self.replacing = true;
-    }
-
-    pub(crate) fn waiting(&mut self, waiting: bool) {
-        self.waiting = waiting;
-    }
-
-    /// Whether it has acknowledged all that is published for it. What a proxy asks for besides clusters and listeners
-    /// follows from those: once they are acknowledged, what it has not asked for it does not use.
-    fn synced(&self, changed: &[u64; 5]) -> bool {
-        ResourceType::ALL.into_iter().all(|kind| {
-            let index = kind as usize;
-            match self.acked[index] {
-                Some(acked) => acked >= changed[index] && self.nacks[index].is_empty(),
-                None => !kind.wildcard() && !self.asked[index],
-            }
-        })
-    }
+    /// How long connections of a replaced listener may live on.
+    pub(crate) drain_time: Duration,
 }
 
 /// One stream of one proxy.
@@ -101,59 +39,84 @@ pub(crate) struct Session {
     pub(crate) key: SlotKey,
     pub(crate) proxy: Connected,
     since: SystemTime,
+    /// Of the pod that it was opened for.
+    pod_uid: Option<Arc<str>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     journal: Arc<Mutex<Journal>>,
-    /// As of the last [`Sessions::refresh`]: the generation that last changed each type for it ..
+    progress: Progress,
+    /// The commit that last changed each type for it.
     changed: [u64; 5],
-    /// .. whether it has that ..
-    pub(crate) synced: bool,
-    /// .. and what it refused.
-    nacks: Vec<(ResourceType, Nack)>,
 }
 
 impl Session {
     pub(crate) fn new(
         key: SlotKey,
         proxy: Connected,
+        pod_uid: Option<Arc<str>>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         journal: Arc<Mutex<Journal>>,
+        changed: [u64; 5],
     ) -> Self {
         let since = SystemTime::now();
-        Self { key, proxy, since, snapshots, journal, changed: [0; 5], synced: false, nacks: Vec::new() }
-    }
-
-    pub(crate) fn nacks(&self) -> impl Iterator<Item = &(ResourceType, Nack)> {
-        self.nacks.iter()
+        let progress = Progress::new(changed, proxy.drain_time);
+        Self { key, proxy, since, pod_uid, snapshots, journal, progress, changed }
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refresh(&mut self, changed: [u64; 5]) {
+    /// What is published to it may have changed by `commit`.
+    fn published(&mut self, commit: u64, changed: [u64; 5]) {
         self.changed = changed;
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        self.synced = journal.synced(&changed);
-        let of = |kind| journal.nacks[kind as usize].iter().map(move |nack| (kind, nack.clone()));
-        self.nacks = ResourceType::ALL.into_iter().flat_map(of).collect();
+        self.progress.published(commit, changed, &journal);
+    }
+
+    /// Takes over what the proxy said.
+    fn advance(&mut self, now: Instant) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.read();
+        self.progress.advance(&journal, now);
+    }
+
+    /// What is said of it to other replicas. With `failed`, what it is to have could not be translated.
+    fn row(&self, SessionId(id): SessionId, failed: bool) -> ProxyRow {
+        let refusal = |(kind, nack): (ResourceType, &Nack)| {
+            let Nack { resource, error, since } = nack.clone();
+            Refusal { kind, resource, error, since }
+        };
+        let refusals = self.journal().nacks().map(refusal).collect();
+        ProxyRow {
+            id,
+            workload: self.key.workload.clone(),
+            pod_uid: self.pod_uid.clone(),
+            connected: self.since,
+            behind: if failed { Some(1) } else { self.progress.behind() },
+            draining: self.progress.draining(),
+            refusals,
+        }
     }
 
     pub(crate) fn status(&self, registered: bool) -> ProxyStatus {
-        let Connected { node, workload, peer, secure, identity, envoy_version, agent_version: _ } =
-            &self.proxy;
+        let Connected {
+            node,
+            workload,
+            peer,
+            secure,
+            identity,
+            envoy_version,
+            agent_version: _,
+            drain_time: _,
+        } = &self.proxy;
         let snapshot = self.snapshots.borrow().clone();
-        let acked = self.journal().acked;
+        let journal = self.journal();
         let types = ResourceType::ALL.into_iter().map(|kind| TypeStatus {
             kind: kind.short().to_owned(),
             published: self.changed[kind as usize],
-            acked: acked[kind as usize],
+            acked: journal.acknowledged(kind),
             resources: snapshot.of(kind).iter().count(),
-            rejected: self
-                .nacks
-                .iter()
-                .filter(|(of, _)| *of == kind)
-                .map(|(_, nack)| rejected(nack))
-                .collect(),
+            rejected: journal.nacks().filter(|(of, _)| *of == kind).map(|(_, nack)| rejected(nack)).collect(),
         });
         let mut warnings = Vec::new();
         warnings.extend(VersionFloor::warning(*envoy_version));
@@ -172,7 +135,7 @@ impl Session {
             envoy_version: envoy_version.map(|(major, minor, patch)| format!("{major}.{minor}.{patch}")),
             connected: timestamp(self.since),
             registered,
-            synced: self.synced,
+            synced: self.progress.behind().is_none() && journal.nacks().next().is_none(),
             types: types.collect(),
             warnings,
         }
@@ -204,16 +167,26 @@ impl VersionFloor {
 }
 
 /// The open sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
     open: BTreeMap<SessionId, Session>,
     last: u64,
+    /// Given to every journal.
+    said: mpsc::UnboundedSender<SessionId>,
+    /// When time alone changes some session's progress, at the earliest.
+    next: Option<Instant>,
 }
 
 impl Sessions {
+    /// `said` is told which sessions to [`Self::advance`].
+    pub(crate) fn new(said: mpsc::UnboundedSender<SessionId>) -> Self {
+        Self { open: BTreeMap::new(), last: 0, said, next: None }
+    }
+
     pub(crate) fn open(&mut self, session: Session) -> SessionId {
         self.last += 1;
         let id = SessionId(self.last);
+        session.journal().follow(id, self.said.clone());
         self.open.insert(id, session);
         id
     }
@@ -226,12 +199,44 @@ impl Sessions {
         self.open.values()
     }
 
-    /// Learns what is published for each session, and what it said to that.
-    pub(crate) fn refresh(&mut self, publisher: &Publisher) {
-        for session in self.open.values_mut() {
-            let changed = publisher.changed(&session.key).unwrap_or(session.changed);
-            session.refresh(changed);
+    /// Learns what `commit` published for each session; what is said of those that it may have concerned.
+    pub(crate) fn published(&mut self, publisher: &Publisher) -> Vec<ProxyRow> {
+        let commit = publisher.generation;
+        let mut rows = Vec::new();
+        for (id, session) in &mut self.open {
+            // A slot that is gone ends its sessions.
+            let Some(changed) = publisher.changed(&session.key) else { continue };
+            session.published(commit, changed);
+            rows.push(session.row(*id, publisher.fails(&session.key)));
         }
+        rows
+    }
+
+    /// Takes over what the proxies of `ids` said, and what passed with time for all.
+    pub(crate) fn advance(
+        &mut self,
+        ids: impl IntoIterator<Item = SessionId>,
+        publisher: &Publisher,
+    ) -> Vec<ProxyRow> {
+        let now = Instant::now();
+        let mut ids: BTreeSet<SessionId> = ids.into_iter().collect();
+        if self.next.is_some_and(|next| next <= now) {
+            ids.extend(self.open.keys());
+            self.next = None;
+        }
+        let mut rows = Vec::new();
+        for id in ids {
+            let Some(session) = self.open.get_mut(&id) else { continue };
+            session.advance(now);
+            self.next = [self.next, session.progress.next()].into_iter().flatten().min();
+            rows.push(session.row(id, publisher.fails(&session.key)));
+        }
+        rows
+    }
+
+    /// When [`Self::advance`] is due although nobody said anything.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.next
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
 
 /// Longer identifiers are refused (a pod name has at most 253 characters, a namespace 63).
 const MAX_ID_BYTES: usize = 1024;
+/// Istio's default.
+const DRAIN_TIME: Duration = Duration::from_secs(45);
+/// A proxy that claims to drain for longer is not believed.
+pub const MAX_DRAIN_TIME: Duration = Duration::from_secs(3600);
 
 /// `TYPE~IP~NAME.NAMESPACE~DOMAIN`, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +84,24 @@ pub fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     }
 }
 
+/// How long connections of a replaced listener may live on at the proxy, by its own word: ours
+/// (`COUNTERSIGN_DRAIN_SECONDS`), else that of Istio's agent (`PROXY_CONFIG.drainDuration`), else what Istio's agent starts
+/// Envoy with. Never more than [`MAX_DRAIN_TIME`].
+pub fn drain_time(node: &Node) -> Duration {
+    let ours = text(node, "COUNTERSIGN_DRAIN_SECONDS").and_then(|text| text.parse().ok());
+    let time = ours.map(Duration::from_secs).or_else(|| istio_drain_time(node));
+    time.unwrap_or(DRAIN_TIME).min(MAX_DRAIN_TIME)
+}
+
+/// As protobuf's JSON writes durations: `45s`, `1.5s`.
+fn istio_drain_time(node: &Node) -> Option<Duration> {
+    let Kind::StructValue(config) = node.metadata.as_ref()?.fields.get("PROXY_CONFIG")?.kind.as_ref()? else {
+        return None;
+    };
+    let Kind::StringValue(text) = config.fields.get("drainDuration")?.kind.as_ref()? else { return None };
+    Duration::try_from_secs_f64(text.strip_suffix('s')?.parse().ok()?).ok()
+}
+
 /// Envoy's own version as it reports it.
 pub fn envoy_version(node: &Node) -> Option<(u32, u32, u32)> {
     use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
@@ -142,6 +165,27 @@ mod tests {
         let node = Node { user_agent_version_type: Some(text), ..Node::default() };
         assert_eq!(envoy_version(&node), Some((1, 39, 3)));
         assert_eq!(envoy_version(&Node::default()), None);
+    }
+
+    #[test]
+    fn drain_times_are_the_proxys_own_word() {
+        let of = |metadata: &[(&str, &str)]| drain_time(&with_metadata("", metadata)).as_millis();
+        assert_eq!(of(&[]), 45_000);
+        assert_eq!(of(&[("COUNTERSIGN_DRAIN_SECONDS", "2")]), 2_000);
+        assert_eq!(of(&[("COUNTERSIGN_DRAIN_SECONDS", "soon")]), 45_000);
+        assert_eq!(of(&[("COUNTERSIGN_DRAIN_SECONDS", "999999999")]), 3_600_000);
+        let mut node = with_metadata("", &[]);
+        let config = |text: &str| {
+            let value = Value { kind: Some(Kind::StringValue(text.to_owned())) };
+            let config = Struct { fields: [("drainDuration".to_owned(), value)].into() };
+            Struct {
+                fields: [("PROXY_CONFIG".to_owned(), Value { kind: Some(Kind::StructValue(config)) })].into(),
+            }
+        };
+        for (text, milliseconds) in [("5s", 5_000), ("1.5s", 1_500), ("-1s", 45_000), ("5m", 45_000)] {
+            node.metadata = Some(config(text));
+            assert_eq!(drain_time(&node).as_millis(), milliseconds, "{text}");
+        }
     }
 
     #[test]

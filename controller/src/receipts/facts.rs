@@ -1,0 +1,222 @@
+//! What the conditions of each policy depend on besides receipts and workloads. Made by the owner of the state when a
+//! policy changes; read by whoever draws conclusions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crds::{Finding, Kind, ObjectRef};
+use policy::{Action, Attachment, ObjectName, PeerAuthentication};
+use source::Version;
+use tokio::sync::watch;
+
+use crate::status::Known;
+use crate::store::{Edit, Store};
+
+use super::evaluate::Verdict;
+
+/// Every policy's.
+pub(crate) type All = BTreeMap<ObjectRef, Arc<Fact>>;
+
+/// One policy's.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Fact {
+    pub(crate) object: ObjectRef,
+    pub(crate) version: Option<Version>,
+    pub(crate) accepted: Verdict,
+    /// Whether what it refers to exists; `None` for kinds that refer to nothing.
+    pub(crate) resolved: Option<Verdict>,
+    /// Whom it selects; `None`: nobody at all.
+    pub(crate) attachment: Option<Attachment>,
+    /// It is in the root namespace.
+    pub(crate) mesh_wide: bool,
+    pub(crate) dry_run: bool,
+    /// `None` for kinds other than AuthorizationPolicy.
+    pub(crate) action: Option<Action>,
+    /// PeerAuthentications of the same reach that come first where both select a workload (semantics §2.2), first ones
+    /// first.
+    pub(crate) older: Vec<(ObjectName, Attachment)>,
+}
+
+/// Whether objects of `kind` have conditions about proxies.
+pub(crate) fn is_policy(kind: Kind) -> bool {
+    matches!(kind, Kind::PeerAuthentication | Kind::RequestAuthentication | Kind::AuthorizationPolicy)
+}
+
+/// Keeps them up to date.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    all: watch::Sender<Arc<All>>,
+    stale: BTreeSet<ObjectRef>,
+    /// As of the last refresh.
+    providers: Vec<Arc<str>>,
+    root: Arc<str>,
+}
+
+impl Facts {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: watch::Sender::new(Arc::default()),
+            stale: BTreeSet::new(),
+            providers: Vec::new(),
+            root: "".into(),
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<All>> {
+        self.all.subscribe()
+    }
+
+    pub(crate) fn all(&self) -> Arc<All> {
+        self.all.borrow().clone()
+    }
+
+    /// Something about `object` changed.
+    pub(crate) fn touch(&mut self, object: &ObjectRef) {
+        if is_policy(object.kind) {
+            self.stale.insert(object.clone());
+        }
+    }
+
+    /// Makes those anew that may have changed; which ones those are.
+    pub(crate) fn refresh(&mut self, known: &BTreeMap<ObjectRef, Known>, store: &Store) -> BTreeSet<ObjectRef> {
+        let scope = &store.policies.scope;
+        if scope.providers != self.providers || scope.root_namespace != self.root {
+            self.providers.clone_from(&scope.providers);
+            self.root = scope.root_namespace.clone();
+            self.stale.extend(known.keys().filter(|object| is_policy(object.kind)).cloned());
+        }
+        let mut stale = std::mem::take(&mut self.stale);
+        // Whether one of several applies depends on the others.
+        let peers: BTreeSet<Arc<str>> = stale
+            .iter()
+            .filter(|object| object.kind == Kind::PeerAuthentication)
+            .map(|object| object.id.namespace.clone())
+            .collect();
+        for namespace in peers {
+            let names = store.policies.namespace(&namespace).into_iter().flat_map(|all| all.peer.keys());
+            stale.extend(names.map(|name| {
+                let id = ObjectName { namespace: namespace.clone(), name: name.clone() };
+                ObjectRef { kind: Kind::PeerAuthentication, id }
+            }));
+        }
+        if stale.is_empty() {
+            return stale;
+        }
+        self.all.send_modify(|all| {
+            let all = Arc::make_mut(all);
+            for object in &stale {
+                match known.get(object).map(|known| fact(object, known, store)) {
+                    Some(fact) if all.get(object).is_some_and(|before| **before == fact) => {}
+                    Some(fact) => drop(all.insert(object.clone(), Arc::new(fact))),
+                    None => drop(all.remove(object)),
+                }
+            }
+        });
+        stale
+    }
+}
+
+/// Whether an edit changes what is published of the policy itself.
+pub(crate) fn changes_policy(edit: &Edit) -> bool {
+    matches!(edit, Edit::Policy { .. })
+}
+
+fn fact(object: &ObjectRef, known: &Known, store: &Store) -> Fact {
+    let ObjectRef { kind, id } = object;
+    let mesh_wide = *id.namespace == *store.mesh.root_namespace;
+    let mut fact = Fact {
+        object: object.clone(),
+        version: known.version.clone(),
+        accepted: accepted(known),
+        resolved: None,
+        attachment: None,
+        mesh_wide,
+        dry_run: false,
+        action: None,
+        older: Vec::new(),
+    };
+    let Some(here) = store.policies.namespace(&id.namespace) else { return fact };
+    match kind {
+        Kind::PeerAuthentication => {
+            if let Some(policy) = here.peer.get(&id.name) {
+                // With a selector in the root namespace it is never matched (semantics §2.2).
+                let misplaced = mesh_wide && policy.attachment != Attachment::Namespace;
+                fact.attachment = (!misplaced).then(|| policy.attachment.clone());
+                fact.older = older(policy, here.peer.values().map(|peer| &**peer));
+            }
+        }
+        Kind::RequestAuthentication => {
+            fact.attachment = here.request.get(&id.name).map(|policy| policy.attachment.clone());
+            fact.resolved = Some(fetched(known));
+        }
+        Kind::AuthorizationPolicy => {
+            if let Some(policy) = here.authorization.get(&id.name) {
+                fact.attachment = Some(policy.attachment.clone());
+                fact.dry_run = policy.meta.dry_run;
+                fact.action = Some(policy.action.clone());
+                fact.resolved = provided(&policy.action, store);
+            }
+        }
+        _ => {}
+    }
+    fact
+}
+
+/// Those of `peers` that win over `policy` wherever they select the same workload.
+fn older<'a>(
+    policy: &PeerAuthentication,
+    peers: impl Iterator<Item = &'a PeerAuthentication>,
+) -> Vec<(ObjectName, Attachment)> {
+    let wide = |policy: &PeerAuthentication| policy.attachment == Attachment::Namespace;
+    let mut older: Vec<&PeerAuthentication> = peers
+        .filter(|peer| wide(peer) == wide(policy) && peer.meta.order() < policy.meta.order())
+        .collect();
+    older.sort_by(|a, b| a.meta.order().cmp(&b.meta.order()));
+    older.into_iter().map(|peer| (peer.meta.id.clone(), peer.attachment.clone())).collect()
+}
+
+fn accepted(known: &Known) -> Verdict {
+    let first = || {
+        let mut findings: Vec<&Finding> = known.findings.iter().collect();
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        findings.first().map_or_else(String::new, |finding| match &*finding.field {
+            "" => finding.message.clone(),
+            field => format!("{field}: {}", finding.message),
+        })
+    };
+    if known.kept {
+        Verdict::no("Accepted", "LastGoodVersionKept", first())
+    } else if known.has_errors() {
+        let message = format!("{}; what could not be understood is read as closed", first());
+        Verdict::no("Accepted", "Invalid", message)
+    } else {
+        Verdict::yes("Accepted", first())
+    }
+}
+
+fn fetched(known: &Known) -> Verdict {
+    if known.unfetched.is_empty() {
+        return Verdict::yes("ResolvedRefs", String::new());
+    }
+    let issuers = known.unfetched.join(", ");
+    let message = format!("keys are not fetched yet, so tokens of these issuers are refused: {issuers}");
+    Verdict::no("ResolvedRefs", "JwksNotFetched", message)
+}
+
+fn provided(action: &Action, store: &Store) -> Option<Verdict> {
+    let Action::Custom { provider } = action else { return None };
+    if store.policies.scope.providers.contains(provider) {
+        return Some(Verdict::yes("ResolvedRefs", String::new()));
+    }
+    let message = format!(
+        "the mesh configuration has no ext_authz provider {:?} whose service and port exist, so what the policy matches \
+         is denied",
+        &**provider
+    );
+    Some(Verdict::no("ResolvedRefs", "ProviderNotFound", message))
+}
+
+/// The conditions of an object that is no policy.
+pub(crate) fn conditions_of_others(known: &Known) -> Vec<Verdict> {
+    vec![accepted(known)]
+}
