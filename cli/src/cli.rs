@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    audit, ca, check, completion, controller, crds, demo, join_token, proxy_status, standalone, status,
-    translate, version, wait,
+    audit, ca, check, completion, controller, crds, demo, join_token, plugin, proxy_status, standalone,
+    status, translate, version, wait,
 };
 
 /// Exit code for "it works, and there is something to look at": a timeout, an object that is not accepted.
@@ -59,7 +59,14 @@ enum Command {
 
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let Cli { command, log } = Cli::parse();
+    let called = plugin::called();
+    if called == plugin::Called::Completion {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let printed = crate::output::text(&plugin::complete(&Cli::command(), &words));
+        return printed.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+    }
+    let matches = Cli::command().bin_name(called.command_name()).get_matches();
+    let Cli { command, log } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Err(error) = log.init() {
         return failed(&error.into());
     }
@@ -93,7 +100,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             demo::guard(&args);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Version(args) => version::run(&args),
+        Command::Version(args) => version::run(&args).await,
         Command::Completion(args) => completion::run(&args, Cli::command()),
     }
 }

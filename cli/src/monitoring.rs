@@ -1,6 +1,7 @@
-//! Asks a running process at its monitoring address. Only HTTP GET with a deadline; no retries, those are `wait`'s.
+//! Asks a running control plane: at its monitoring address, or through a cluster. Only HTTP GET with a deadline; no
+//! retries, those are `wait`'s.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,24 +10,92 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::cluster::{Cluster, ClusterArgs};
+use crate::plugin;
+
 /// For one question and its answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
 const LARGEST: usize = 256 << 20;
 
-/// Flags of every command that asks a running process.
+/// The monitoring address where nobody says otherwise.
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
+/// To see whether somebody listens on this machine.
+const PROBE: Duration = Duration::from_millis(300);
+
+/// Flags of every command that asks a control plane: the one on this machine, or that of a cluster.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct MonitoringArgs {
-    /// Monitoring address of the control plane; a bare port is on this machine. The status is told to callers on the
-    /// same machine only
+    /// Ask the control plane at this monitoring address; a bare port is on this machine. The status is told to callers on
+    /// the same machine only [default: 127.0.0.1:15014 if somebody listens there, else the cluster of the kubeconfig]
     #[arg(
         long,
         env = "COUNTERSIGN_MONITORING_ADDR",
-        default_value = "127.0.0.1:15014",
         value_name = "ADDR",
-        value_parser = address
+        value_parser = address,
+        conflicts_with_all = ["kubeconfig", "context"]
     )]
-    pub(crate) monitoring_addr: SocketAddr,
+    pub(crate) monitoring_addr: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Namespace of the control plane in the cluster
+    #[arg(
+        short = 'i',
+        long,
+        env = "COUNTERSIGN_NAMESPACE",
+        default_value = "istio-system",
+        value_name = "NS"
+    )]
+    pub(crate) control_plane_namespace: String,
+}
+
+/// Which control plane is asked.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Here(SocketAddr),
+    Cluster(Cluster),
+}
+
+impl MonitoringArgs {
+    /// By flags; without any, as kubectl's plugin the cluster, else this machine if somebody answers there or there is no
+    /// kubeconfig.
+    ///
+    /// # Errors
+    /// If a cluster is asked for and there is no usable kubeconfig.
+    pub(crate) async fn target(&self) -> Result<Target> {
+        if let Some(address) = self.monitoring_addr {
+            return Ok(Target::Here(address));
+        }
+        let connect = || self.cluster.connect(&self.control_plane_namespace);
+        if self.cluster.given() || plugin::called() != plugin::Called::Countersign {
+            return Ok(Target::Cluster(connect().await?));
+        }
+        if matches!(tokio::time::timeout(PROBE, TcpStream::connect(DEFAULT)).await, Ok(Ok(_))) {
+            return Ok(Target::Here(DEFAULT));
+        }
+        Ok(connect().await.map_or(Target::Here(DEFAULT), Target::Cluster))
+    }
+
+    /// The address on this machine, where no cluster is asked for.
+    pub(crate) fn here(&self) -> Option<SocketAddr> {
+        let cluster = self.cluster.given() || plugin::called() != plugin::Called::Countersign;
+        self.monitoring_addr.or((!cluster).then_some(DEFAULT))
+    }
+}
+
+impl Target {
+    /// What each replica says; without a name on this machine.
+    ///
+    /// # Errors
+    /// If one of them does not answer, or says no.
+    pub(crate) async fn reports(&self) -> Result<Vec<(Option<String>, Report)>> {
+        match self {
+            Self::Here(address) => Ok(vec![(None, report(*address).await?)]),
+            Self::Cluster(cluster) => {
+                Ok(cluster.reports().await?.into_iter().map(|(pod, report)| (Some(pod), report)).collect())
+            }
+        }
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -66,10 +135,10 @@ pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<(http::StatusCod
 ///
 /// # Errors
 /// If nobody answers, or says no.
-pub(crate) async fn report(args: &MonitoringArgs) -> Result<Report> {
-    let (status, body) = get(args.monitoring_addr, "/status").await?;
+pub(crate) async fn report(address: SocketAddr) -> Result<Report> {
+    let (status, body) = get(address, "/status").await?;
     if status != http::StatusCode::OK {
-        bail!("http://{}/status: {status}: {}", args.monitoring_addr, body.trim());
+        bail!("http://{address}/status: {status}: {}", body.trim());
     }
     serde_json::from_str(&body).context("the status cannot be read; is it of another version?")
 }

@@ -3,16 +3,18 @@
 use std::process::ExitCode;
 
 use controller::status::{ProxyStatus, TypeStatus};
+use serde::Serialize;
 
 use crate::cli::FINDING;
-use crate::monitoring::{MonitoringArgs, report};
+use crate::monitoring::MonitoringArgs;
 use crate::output::{OutputArgs, Table, print};
 
 /// Show the connected proxies: identity, version, and whether they have what is published
 ///
 /// Exits with 1 if one of them is behind, refused something, or runs an Envoy with known policy bypasses.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  countersign proxy-status\n  countersign ps -n shop -o json")]
+#[command(after_help = "Examples:\n  countersign proxy-status\n  countersign ps -n shop -o json\n  \
+                        countersign ps --context prod    # every replica of that cluster, by port-forwarding")]
 pub(crate) struct ProxyStatusArgs {
     /// Only proxies of this namespace
     #[arg(short, long)]
@@ -23,24 +25,39 @@ pub(crate) struct ProxyStatusArgs {
     output: OutputArgs,
 }
 
+/// A proxy, and the replica of the control plane that it is connected to.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica: Option<String>,
+    #[serde(flatten)]
+    proxy: ProxyStatus,
+}
+
 pub(crate) async fn run(args: &ProxyStatusArgs) -> anyhow::Result<ExitCode> {
-    let mut proxies = report(&args.monitoring).await?.proxies;
-    proxies.retain(|proxy| args.namespace.as_ref().is_none_or(|ns| proxy.namespace == *ns));
-    print(args.output.output, &proxies, |proxies| table(proxies))?;
-    let fine = proxies.iter().all(|proxy| proxy.synced && proxy.warnings.is_empty());
+    let reports = args.monitoring.target().await?.reports().await?;
+    let of = |(replica, report): (Option<String>, controller::Report)| {
+        report.proxies.into_iter().map(move |proxy| Row { replica: replica.clone(), proxy })
+    };
+    let mut rows: Vec<Row> = reports.into_iter().flat_map(of).collect();
+    rows.retain(|row| args.namespace.as_ref().is_none_or(|ns| row.proxy.namespace == *ns));
+    print(args.output.output, &rows, |rows| table(rows))?;
+    let fine = rows.iter().all(|Row { proxy, .. }| proxy.synced && proxy.warnings.is_empty());
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(FINDING) })
 }
 
-fn table(proxies: &[ProxyStatus]) -> String {
-    let mut table =
-        Table::new(&["NAME", "CDS", "EDS", "ECDS", "LDS", "RDS", "ENVOY", "IDENTITY", "CONNECTED"]);
+fn table(rows: &[Row]) -> String {
+    let mut header = vec!["NAME", "CDS", "EDS", "ECDS", "LDS", "RDS", "ENVOY", "IDENTITY", "CONNECTED"];
+    let replicas = rows.iter().any(|row| row.replica.is_some());
+    header.extend(replicas.then_some("REPLICA"));
+    let mut table = Table::new(&header);
     let mut notes = String::new();
-    for proxy in proxies {
+    for Row { replica, proxy } in rows {
         let name = format!("{}.{}", proxy.name, proxy.namespace);
         let state = |kind: &str| {
             proxy.types.iter().find(|t| t.kind == kind).map_or("-", |t| state(proxy, t)).to_owned()
         };
-        table.row([
+        let cells = [
             name.clone(),
             state("cds"),
             state("eds"),
@@ -50,7 +67,8 @@ fn table(proxies: &[ProxyStatus]) -> String {
             proxy.envoy_version.clone().unwrap_or_else(|| "?".to_owned()),
             proxy.identity.clone().unwrap_or_else(|| "none (plaintext)".to_owned()),
             proxy.connected.clone(),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(replica.clone()));
         for rejected in proxy.types.iter().flat_map(|t| &t.rejected) {
             let what = rejected.resource.as_deref().unwrap_or("something");
             notes += &format!("{name}: refused {what}: {}\n", rejected.error);

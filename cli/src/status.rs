@@ -6,7 +6,7 @@ use controller::Report;
 use controller::status::{Condition, FindingStatus, ObjectStatus};
 
 use crate::cli::FINDING;
-use crate::monitoring::{MonitoringArgs, report};
+use crate::monitoring::MonitoringArgs;
 use crate::output::{OutputArgs, Table, print, printable};
 
 /// Show what the control plane knows: objects, what is wrong with them, and whether they are enforced
@@ -29,13 +29,71 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let mut report = report(&args.monitoring).await?;
+    let mut report = merged(args.monitoring.target().await?.reports().await?);
     report.objects.retain(|object| {
         args.namespace.as_ref().is_none_or(|ns| object.namespace == *ns)
             && (!args.policies || is_policy(object))
     });
     print(args.output.output, &report, table)?;
     Ok(if wants_attention(&report) { ExitCode::from(FINDING) } else { ExitCode::SUCCESS })
+}
+
+/// What several replicas say as one: ready when all are, and of each condition the worst.
+fn merged(reports: Vec<(Option<String>, Report)>) -> Report {
+    let mut reports = reports.into_iter().map(|(replica, mut report)| {
+        if let Some(replica) = replica {
+            report.reasons.iter_mut().for_each(|reason| *reason = format!("{replica}: {reason}"));
+        }
+        report
+    });
+    let mut all = reports.next().expect("somebody answered, or that would be the error");
+    for report in reports {
+        let Report {
+            ready,
+            reasons,
+            generation,
+            mesh: _,
+            objects,
+            unreadable,
+            // The same on all: they watch the same API server.
+            unimplemented: _,
+            proxies,
+            failures,
+        } = report;
+        all.ready &= ready;
+        all.reasons.extend(reasons);
+        all.generation = all.generation.max(generation);
+        all.proxies.extend(proxies);
+        all.failures.extend(failures.into_iter().filter(|f| !all.failures.contains(f)).collect::<Vec<_>>());
+        all.unreadable
+            .extend(unreadable.into_iter().filter(|u| !all.unreadable.contains(u)).collect::<Vec<_>>());
+        for object in objects {
+            let same = |known: &&mut ObjectStatus| {
+                (&known.kind, &known.namespace, &known.name)
+                    == (&object.kind, &object.namespace, &object.name)
+            };
+            match all.objects.iter_mut().find(same) {
+                Some(known) => worst(&mut known.conditions, object.conditions),
+                None => all.objects.push(object),
+            }
+        }
+    }
+    all
+}
+
+fn worst(known: &mut Vec<Condition>, others: Vec<Condition>) {
+    let rank = |condition: &Condition| match &*condition.status {
+        "False" => 0,
+        "True" => 2,
+        _ => 1,
+    };
+    for other in others {
+        match known.iter_mut().find(|condition| condition.kind == other.kind) {
+            Some(condition) if rank(&other) < rank(condition) => *condition = other,
+            Some(_) => {}
+            None => known.push(other),
+        }
+    }
 }
 
 fn is_policy(object: &ObjectStatus) -> bool {
