@@ -199,7 +199,8 @@ impl Keeper {
             return Ok(());
         };
         let bundle = ByteString(bundle);
-        let stale = found.webhooks.iter().flatten().filter(|w| w.client_config.ca_bundle.as_ref() != Some(&bundle));
+        let stale =
+            found.webhooks.iter().flatten().filter(|w| w.client_config.ca_bundle.as_ref() != Some(&bundle));
         // The list's merge key is the name: everything else stays as it is.
         let webhooks: Vec<_> =
             stale.map(|w| json!({"name": w.name, "clientConfig": {"caBundle": bundle}})).collect();
@@ -209,8 +210,7 @@ impl Keeper {
         let metadata = json!({"resourceVersion": found.metadata.resource_version});
         let patch = Patch::Strategic(json!({"metadata": metadata, "webhooks": webhooks}));
         let doing = "patching the ValidatingWebhookConfiguration";
-        let patched =
-            self.configurations.patch(&self.configuration, &PatchParams::default(), &patch).await;
+        let patched = self.configurations.patch(&self.configuration, &PatchParams::default(), &patch).await;
         patched.map_err(api(doing))?;
         tracing::info!(name = %self.configuration, "the API server was told the webhook's authorities");
         Ok(())
