@@ -18,6 +18,7 @@ mod objects;
 mod rights;
 mod slim;
 mod unimplemented;
+pub mod webhook;
 mod wire;
 
 use std::collections::BTreeSet;
