@@ -17,6 +17,7 @@
 //! a condition. Without Envoy or the tools a test is skipped with a printed reason, or fails where `CI` is set.
 
 pub mod client;
+pub mod cluster;
 pub mod control;
 pub mod grpc;
 pub mod jwt;
@@ -27,6 +28,8 @@ pub mod pod;
 pub mod process;
 pub mod programs;
 mod sandbox;
+pub mod sidecar;
+pub mod traffic;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -316,9 +319,11 @@ impl Lab {
 
     #[expect(clippy::print_stdout, reason = "the harness shows it if the test fails")]
     fn show_logs(&self) {
-        let agents = self.pods.iter().flat_map(|pod| pod.agent.iter().chain([&pod.app]));
-        for process in self.control.process.iter().chain(agents) {
-            println!("---- {} ----\n{}", process.name, process.tail(40));
+        let files = std::fs::read_dir(&self.logs).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut files: Vec<PathBuf> = files.collect();
+        files.sort();
+        for file in files {
+            println!("---- {} ----\n{}", file.display(), process::tail(&file, 40));
         }
     }
 }

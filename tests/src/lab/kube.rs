@@ -112,6 +112,14 @@ pub fn own(test: &str, body: impl AsyncFnOnce(&Kube) -> Result<()>) {
     });
 }
 
+/// An API server for a program that is no test; it ends when the value is dropped.
+///
+/// # Errors
+/// If the binaries are missing, or it does not start.
+pub async fn up() -> Result<Kube> {
+    new(Server::beside).await
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime")

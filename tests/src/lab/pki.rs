@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::RootCertStore;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -117,6 +117,21 @@ impl Authority {
     /// # Errors
     /// If a name cannot be put into a certificate.
     pub fn mint(&self, leaf: &Leaf) -> Result<Credential> {
+        let (certificate, key) = self.issue(leaf)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Credential::Certificate(Arc::new(Keyed { chain: vec![certificate.der().clone()], key })))
+    }
+
+    /// Certificate and key as PEM, for a server of secrets.
+    ///
+    /// # Errors
+    /// If a name cannot be put into a certificate.
+    pub fn mint_pem(&self, leaf: &Leaf) -> Result<(String, String)> {
+        let (certificate, key) = self.issue(leaf)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn issue(&self, leaf: &Leaf) -> Result<(Certificate, KeyPair)> {
         let Leaf { uris, dns, not_before, not_after, usages } = leaf;
         let mut params = CertificateParams::new(dns.clone())?;
         for uri in uris {
@@ -128,9 +143,7 @@ impl Authority {
         params.extended_key_usages.clone_from(usages);
         (params.not_before, params.not_after) = (*not_before, *not_after);
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(Credential::Certificate(Arc::new(Keyed { chain: vec![certificate.der().clone()], key })))
+        Ok((params.signed_by(&key, &self.issuer)?, key))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writing objects as a user, a kubelet and the endpoint controller would.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
@@ -9,6 +9,8 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{Scope, pinned_kind};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::Kube;
 
@@ -228,6 +230,70 @@ impl Kube {
         .await?;
         Ok(())
     }
+}
+
+impl Kube {
+    /// A thousand running pods in ten namespaces with ten Services each, and a thousand policies for them.
+    ///
+    /// # Errors
+    /// What the API server refused.
+    pub async fn thousand(&self) -> Result<()> {
+        let pool = Arc::new(Semaphore::new(16));
+        let mut tasks = JoinSet::new();
+        for i in 0..10_usize {
+            self.namespace(&format!("load-{i}")).await?;
+            self.service_account(&format!("load-{i}"), "load").await?;
+        }
+        for object in (0..1000).flat_map(load) {
+            let (api, pool) = (self.api_of(&object).await?, pool.clone());
+            tasks.spawn(async move {
+                let _permit = pool.acquire().await?;
+                let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
+                if !object["status"].is_null() {
+                    let status = Patch::Merge(json!({"status": object["status"]}));
+                    api.patch_status(&name, &PatchParams::default(), &status).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
+    }
+}
+
+/// Pod number `i` and a policy; every hundredth with the Services of its namespace.
+fn load(i: usize) -> Vec<Value> {
+    let (namespace, app) = (format!("load-{}", i % 10), format!("app-{}", i / 10 % 10));
+    let ip = format!("10.200.{}.{}", i / 250, i % 250 + 1);
+    let metadata = |name: String| json!({"name": name, "namespace": namespace, "labels": {"app": app}});
+    let mut objects = vec![
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": metadata(format!("pod-{i}")),
+            "spec": {
+                "serviceAccountName": "load", "nodeName": "node-0",
+                "containers": [{"name": "app", "image": "app", "ports": [{"containerPort": 8080}]}],
+            },
+            "status": {
+                "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        }),
+        json!({
+            "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata(format!("policy-{i}")),
+            "spec": {"selector": {"matchLabels": {"app": app}}, "action": "DENY",
+                     "rules": [{"to": [{"operation": {"paths": [format!("/denied/{i}")]}}]}]},
+        }),
+    ];
+    if i / 10 % 10 == i / 100 {
+        objects.push(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": metadata(app.clone()),
+            "spec": {"selector": {"app": app}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+        }));
+    }
+    objects
 }
 
 fn documents(yaml: &str) -> Result<Vec<Value>> {
