@@ -13,7 +13,10 @@ mod layer;
 use std::{
     net::IpAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -156,9 +159,25 @@ pub trait Review: Send + Sync + 'static {
     fn review<'a>(&'a self, token: &'a str, audience: &'a str) -> Reviewing<'a>;
 }
 
+/// What has happened so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// `countersign_token_reviews`: questions to the API server.
+    pub reviewed: AtomicU64,
+    /// `countersign_token_reviews_remembered`.
+    pub remembered: AtomicU64,
+    /// `countersign_tokens_refused`: not believed, whoever said so.
+    pub refused: AtomicU64,
+    /// `countersign_tokens_limited`: not looked at, since the peer has shown too many bad ones.
+    pub limited: AtomicU64,
+    /// `countersign_token_reviews_failed`: nobody could be asked.
+    pub unavailable: AtomicU64,
+}
+
 /// Judges tokens, with a memory of at most a minute.
 pub struct TokenReviewer {
     server: Box<dyn Review>,
+    counters: Counters,
     cache: Mutex<Cache>,
     refusals: Mutex<Limiter<Source>>,
     places: Semaphore,
@@ -175,6 +194,7 @@ impl TokenReviewer {
     pub fn new(server: impl Review) -> Arc<Self> {
         Arc::new(Self {
             server: Box::new(server),
+            counters: Counters::default(),
             cache: Mutex::new(Cache::new(REMEMBERED)),
             refusals: Mutex::new(Limiter::new(REFUSALS)),
             places: Semaphore::new(REVIEWS),
@@ -186,8 +206,25 @@ impl TokenReviewer {
         Self::new(ApiServer::new(client))
     }
 
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Whom `token` speaks for.
     pub async fn judge(&self, token: &str, source: Source) -> Result<Arc<TokenIdentity>, TokenError> {
+        let outcome = self.ask(token, source).await;
+        let counted = match &outcome {
+            Ok(_) => return outcome,
+            Err(TokenError::RateLimited) => &self.counters.limited,
+            Err(TokenError::Busy | TokenError::Unavailable) => &self.counters.unavailable,
+            Err(_) => &self.counters.refused,
+        };
+        counted.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    async fn ask(&self, token: &str, source: Source) -> Result<Arc<TokenIdentity>, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Long);
         }
@@ -208,6 +245,7 @@ impl TokenReviewer {
         if let Some(known) = self.remembered(&key, now) {
             return Ok(known);
         }
+        self.counters.reviewed.fetch_add(1, Ordering::Relaxed);
         let asked = Instant::now();
         let answer = tokio::time::timeout(REVIEW, self.server.review(token, AUDIENCE)).await;
         let answer = answer.map_err(|_| NoAnswer("no answer in time".to_owned())).flatten();
@@ -229,7 +267,9 @@ impl TokenReviewer {
     }
 
     fn remembered(&self, key: &cache::Key, now: OffsetDateTime) -> Option<Arc<TokenIdentity>> {
-        self.cache().get(key, Instant::now(), now)
+        let known = self.cache().get(key, Instant::now(), now)?;
+        self.counters.remembered.fetch_add(1, Ordering::Relaxed);
+        Some(known)
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {

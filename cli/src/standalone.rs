@@ -1,9 +1,9 @@
 //! `countersign standalone`: the whole control plane in one process over a folder of files. Wires the parts together;
 //! has no logic of its own.
 
-mod counters;
+pub(crate) mod counters;
 mod files;
-mod secure;
+pub(crate) mod secure;
 mod settings;
 pub(crate) mod wiring;
 

@@ -1,6 +1,6 @@
 //! Against a stand-in for the API server: what is asked of it, what is remembered, and what a failure means.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use k8s_openapi::api::authentication::v1::UserInfo;

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use runtime::Metrics;
 
 /// Adds the counters to the process's metrics.
-pub(super) fn register(metrics: &Metrics, ca: Arc<ca::Counters>, tls: CountersHandle) {
+pub(crate) fn register(metrics: &Metrics, ca: Arc<ca::Counters>, tls: CountersHandle) {
     metrics.register(|registry| registry.register_collector(Box::new(Counters { ca, tls })));
 }
 

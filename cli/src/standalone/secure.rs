@@ -75,7 +75,11 @@ impl Secure {
 }
 
 /// Trusts what the issuer says is to be trusted, also after its roots changed.
-async fn follow_roots(issuer: Arc<Issuer>, trust: Arc<ClientTrust>, domain: TrustDomain) -> Result<()> {
+pub(crate) async fn follow_roots(
+    issuer: Arc<Issuer>,
+    trust: Arc<ClientTrust>,
+    domain: TrustDomain,
+) -> Result<()> {
     let mut generation = issuer.generation();
     while generation.changed().await.is_ok() {
         trust.replace(&issuer.bundle(), vec![domain.clone()])?;

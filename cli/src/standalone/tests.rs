@@ -133,7 +133,14 @@ async fn every_monitoring_route_says_who_may_call() {
     use runtime::http::Authn::{Loopback, Open};
     assert_eq!(
         table,
-        [("/healthz", Open), ("/ready", Open), ("/metrics", Open), ("/version", Open), ("/status", Loopback)]
+        [
+            ("/healthz", Open),
+            ("/ready", Open),
+            ("/metrics", Open),
+            ("/version", Open),
+            ("/debug/log", Loopback),
+            ("/status", Loopback)
+        ]
     );
 }
 
