@@ -290,13 +290,17 @@ impl Store {
         self.pods.get(id).or_else(|| self.entries.get(id))
     }
 
-    /// The workload at that address; the first by kind, namespace and name where several claim it.
+    /// The workload at that address. Where several claim it: a Pod, the newest, the first by namespace and name. An
+    /// address is given to a new Pod while the object of the old one may still be there.
     pub(crate) fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        let (rank, id) = self.by_address.get(&address)?.first()?;
-        match rank {
+        let claimants = self.by_address.get(&address)?.iter();
+        let workload = |(rank, id): &(Rank, ObjectName)| match rank {
             Rank::Pod => self.pods.get(id),
             Rank::Entry => self.entries.get(id),
-        }
+        };
+        let claimants = claimants.filter_map(|key| Some((key, workload(key)?)));
+        let first = claimants.min_by_key(|((rank, _), workload)| (*rank, std::cmp::Reverse(workload.created)));
+        first.map(|(_, workload)| workload)
     }
 
     /// The workloads of a namespace, without the WorkloadEntries that a Pod of the same name hides.

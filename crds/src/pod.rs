@@ -33,6 +33,8 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     /// Those that never end are sidecars, and their ports count.
     pub init_containers: Vec<Container>,
+    /// Its addresses are the node's, which it shares with the node and with every other Pod like it.
+    pub host_network: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -83,14 +85,17 @@ pub(crate) fn read(
 ) -> Option<Object> {
     let Document { spec, status } = wire::read(document, issues)?;
     let named_ports = named_ports(&spec, issues);
-    let PodSpec { service_account_name, service_account, containers: _, init_containers: _ } = spec;
+    let PodSpec { service_account_name, service_account, containers: _, init_containers: _, host_network } = spec;
     let account = [service_account_name, service_account].into_iter().find(|name| !name.is_empty());
     let ready = status.as_ref().is_none_or(PodStatus::ready);
     let at = At::ROOT.key("status");
     let at = at.key("podIPs");
+    let own = !host_network && !status.as_ref().is_some_and(PodStatus::ended);
     let ips = status.map(PodStatus::addresses).unwrap_or_default();
-    let addresses =
-        ips.iter().enumerate().filter_map(|(i, ip)| wire::address(ip, &at.index(i), issues)).collect();
+    let addresses = ips.iter().enumerate().filter_map(|(i, ip)| wire::address(ip, &at.index(i), issues));
+    // Whoever is at an address that is not (or no longer) the Pod's own must not be taken for it; endpoints that name the
+    // Pod stay its own.
+    let addresses = addresses.filter(|_| own).collect();
     let Metadata { name, namespace, labels, annotations: _, created, uid } = metadata;
     Some(Object::Workload(Workload {
         namespace: namespace.clone(),
@@ -131,6 +136,11 @@ impl PodStatus {
         let running = phase.as_deref().is_none_or(|phase| phase == "Running");
         let condition = conditions.iter().find(|c| c.kind == "Ready");
         running && condition.is_none_or(|c| c.status == "True")
+    }
+
+    /// It has stopped for good, and its addresses are given to others.
+    fn ended(&self) -> bool {
+        matches!(self.phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     fn addresses(self) -> Vec<String> {

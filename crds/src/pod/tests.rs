@@ -48,6 +48,23 @@ fn readiness() {
     }
 }
 
+/// Addresses are reused, and a node's are shared: neither speaks for the Pod.
+#[test]
+fn addresses_that_are_its_own() {
+    for (spec, phase, own) in [
+        ("{}", "Running", true),
+        ("{}", "Pending", true),
+        ("{}", "Unknown", true),
+        ("{}", "Succeeded", false),
+        ("{}", "Failed", false),
+        ("{hostNetwork: false}", "Running", true),
+        ("{hostNetwork: true}", "Running", false),
+    ] {
+        let rest = format!(", spec: {spec}, status: {{phase: {phase}, podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}]}}");
+        assert_eq!(!accepted("", &rest).addresses.is_empty(), own, "{spec} {phase}");
+    }
+}
+
 #[test]
 fn refused() {
     for (rest, expect) in [

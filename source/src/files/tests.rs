@@ -108,6 +108,7 @@ impl Bed {
             Change::Synced => "synced".into(),
             Change::Frozen(Some(_)) => "frozen".into(),
             Change::Frozen(None) => "thawed".into(),
+            Change::Unimplemented(objects) => panic!("{objects:?}: files have none"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The pure half: files found in, changes out, in short.
 
+use crds::Severity;
+
 use super::*;
 
 fn policy(name: &str, path: &str) -> String {
