@@ -1,4 +1,4 @@
-//! The monitoring server: `/ready`, `/healthz`, `/metrics`, `/version` and what a process adds, from one table in which
+//! The monitoring server: `/ready`, `/healthz`, `/metrics`, `/version`, `/debug/log` and what a process adds, from one table in which
 //! every route says who may call it. No TLS and no tokens here: what more than a liveness probe may see is for callers
 //! on this machine only, and the server limits connections, time and bytes of whoever calls.
 
@@ -73,6 +73,7 @@ impl Monitoring {
             open("/ready", get(ready)),
             open("/metrics", get(metrics)),
             open("/version", get(version)),
+            Route { path: "/debug/log", authn: Authn::Loopback, handler: get(log).put(set_log) },
         ];
         Self { routes, limits: Limits::default() }
     }
@@ -103,6 +104,20 @@ impl Monitoring {
             let guard = axum::middleware::from_fn(move |request, next| guard(authn, request, next));
             router.route(path, handler.layer(guard))
         })
+    }
+}
+
+/// What is logged.
+async fn log() -> Response {
+    let filter = crate::log::filter();
+    filter.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |filter| (filter + "\n").into_response())
+}
+
+/// Changes it to the body, a filter as `--log` takes it.
+async fn set_log(filter: String) -> Response {
+    match crate::log::set_filter(filter.trim()) {
+        Ok(()) => log().await,
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }
 

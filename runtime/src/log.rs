@@ -1,9 +1,18 @@
-//! Structured logs on stderr, as text or JSON. Holds no log calls of its own and redacts nothing: secrets must not be
-//! given to `tracing` in the first place (their types print as `..`).
+//! Structured logs on stderr, as text or JSON, and what is logged, which can be changed while the process runs. Redacts
+//! nothing: secrets must not be given to `tracing` in the first place (their types print as `..`).
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
+
+/// Bytes of a filter.
+const MAX_FILTER: usize = 4096;
+
+/// Of the one subscriber of this process.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Flags of every long-running subcommand.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +47,10 @@ pub enum Format {
 pub enum LogError {
     #[error("the log filter {filter:?} cannot be read")]
     Filter { filter: String, source: tracing_subscriber::filter::ParseError },
+    #[error("the log filter is longer than {MAX_FILTER} bytes")]
+    Long,
+    #[error("this process does not log by our filter")]
+    NotStarted,
 }
 
 impl LogArgs {
@@ -46,18 +59,43 @@ impl LogArgs {
     /// # Errors
     /// [`LogError::Filter`] if the filter is not of the form `level` or `target=level,..`.
     pub fn init(&self) -> Result<(), LogError> {
-        let filter = EnvFilter::builder()
-            .parse(&self.filter)
-            .map_err(|source| LogError::Filter { filter: self.filter.clone(), source })?;
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
-        // A failure means that logging runs already.
-        let _ = match self.format {
-            Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-            Format::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
+        let (filter, handle) = reload::Layer::new(parse(&self.filter)?);
+        let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
+        let format = match self.format {
+            Format::Text => format.with_ansi(std::io::stderr().is_terminal()).boxed(),
+            Format::Json => format.json().flatten_event(true).with_ansi(false).boxed(),
         };
+        // A failure means that logging runs already.
+        if tracing_subscriber::registry().with(filter).with(format).try_init().is_ok() {
+            let _ = FILTER.set(handle);
+        }
         Ok(())
     }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    if filter.len() > MAX_FILTER {
+        return Err(LogError::Long);
+    }
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
+}
+
+/// What is logged now; `None` if [`LogArgs::init`] did not start the logging of this process.
+pub fn filter() -> Option<String> {
+    FILTER.get()?.with_current(ToString::to_string).ok()
+}
+
+/// Changes what is logged, from now until it is changed again or the process ends.
+///
+/// # Errors
+/// If the filter cannot be read, or the process does not log by our filter.
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
+    let parsed = parse(filter)?;
+    let handle = FILTER.get().ok_or(LogError::NotStarted)?;
+    handle.reload(parsed).map_err(|_| LogError::NotStarted)?;
+    tracing::info!(?filter, "what is logged was changed");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -71,5 +109,13 @@ mod tests {
         let good = LogArgs { filter: "warn,xds=debug".into(), format: Format::Json };
         good.init().unwrap();
         good.init().unwrap();
+        // Another test of this process may have been first.
+        if filter().is_some() {
+            set_filter("info,xds=trace").unwrap();
+            assert_eq!(filter().unwrap(), "xds=trace,info");
+            assert!(matches!(set_filter("xds=loudly"), Err(LogError::Filter { .. })));
+            assert!(matches!(set_filter(&"x".repeat(5000)), Err(LogError::Long)));
+            assert_eq!(filter().unwrap(), "xds=trace,info");
+        }
     }
 }

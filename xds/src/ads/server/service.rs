@@ -18,13 +18,15 @@ use super::stream::{self, Message, Outgoing};
 use super::{Limits, Peer, Snapshots};
 use crate::ads::wire::{DeltaDiscoveryResponse, DiscoveryResponse};
 
+type Identify = Arc<dyn Fn(&http::Extensions) -> Peer + Send + Sync>;
+
 /// The ADS service over some [`Snapshots`]. Cheap to clone; clones share the limits.
 pub struct Ads<S> {
     pub(super) snapshots: Arc<S>,
     pub(super) admission: Admission,
     pub(super) limits: Limits,
     /// Reads what the transport knows of the peer from a request's extensions.
-    identify: fn(&http::Extensions) -> Peer,
+    identify: Identify,
     /// `control_plane.identifier` of every response.
     pub(super) identifier: Arc<str>,
 }
@@ -36,7 +38,7 @@ impl<S> Clone for Ads<S> {
             snapshots: snapshots.clone(),
             admission: admission.clone(),
             limits: *limits,
-            identify: *identify,
+            identify: identify.clone(),
             identifier: identifier.clone(),
         }
     }
@@ -54,15 +56,19 @@ impl<S: Snapshots> Ads<S> {
         snapshots: Arc<S>,
         limits: Limits,
         identifier: &str,
-        identify: fn(&http::Extensions) -> Peer,
+        identify: impl Fn(&http::Extensions) -> Peer + Send + Sync + 'static,
     ) -> Self {
-        Self { snapshots, admission: Admission::new(limits), limits, identify, identifier: identifier.into() }
+        let admission = Admission::new(limits);
+        Self { snapshots, admission, limits, identify: Arc::new(identify), identifier: identifier.into() }
     }
 
     /// The same service and limits for a port whose peers are identified in another way.
     #[must_use]
-    pub fn identified_by(&self, identify: fn(&http::Extensions) -> Peer) -> Self {
-        Self { identify, ..self.clone() }
+    pub fn identified_by(
+        &self,
+        identify: impl Fn(&http::Extensions) -> Peer + Send + Sync + 'static,
+    ) -> Self {
+        Self { identify: Arc::new(identify), ..self.clone() }
     }
 }
 
