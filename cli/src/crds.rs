@@ -53,7 +53,8 @@ fn print(format: Format, definitions: &[Definition]) -> anyhow::Result<String> {
         Format::Yaml => definitions.iter().map(Definition::yaml).collect::<Vec<_>>().join("---\n"),
         Format::Json => {
             let items: Vec<_> = definitions.iter().map(Definition::value).collect();
-            serde_json::to_string_pretty(&json!({ "apiVersion": "v1", "kind": "List", "items": items }))? + "\n"
+            serde_json::to_string_pretty(&json!({ "apiVersion": "v1", "kind": "List", "items": items }))?
+                + "\n"
         }
         Format::Table => {
             let mut table = Table::new(&["NAME", "KIND", "SHORT", "VERSIONS"]);
