@@ -12,11 +12,15 @@ mod catalog;
 mod client;
 mod counters;
 mod definitions;
+pub mod events;
 mod follow;
+pub mod lease;
 mod mesh_config;
 mod objects;
+pub mod replicas;
 mod rights;
 mod slim;
+pub mod status;
 mod unimplemented;
 pub mod webhook;
 mod wire;
@@ -38,7 +42,7 @@ use definitions::{DefinitionSink, Definitions, Gate};
 use follow::{ATTENTIVE, RELAXED, follow};
 use mesh_config::ConfigMapSink;
 use objects::ObjectSink;
-pub use rights::{Need, Right, Scope, rights};
+pub use rights::{Need, Right, Scope, manifest, rights};
 
 /// What the watches saw and was not taken over yet.
 const TELLS: usize = 1024;
