@@ -20,6 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use xds::ads::server::{Ads, Peer};
 
+use crate::routes::{Gate, Port};
+
 /// Connections at once that have said something; a further one is closed at once.
 const CONNECTIONS: usize = 256;
 /// Connections at once that have not; a further one ends the oldest.
@@ -62,6 +64,7 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let incoming = Incoming::start(listener);
     authn::tls::grpc_server()
+        .layer(Gate::new(Port::Plaintext, peer, || None))
         .add_service(ads)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await

@@ -2,12 +2,11 @@
 //! readiness, because before that nobody knows the trust domain or who is registered, and no token, certificate or
 //! resource may be given out (design decision 6).
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
-use authn::{ClientTrust, ConnectionInfo};
+use authn::ClientTrust;
 use ca::{Ca, Issuer, Lifetimes, ServerIdentity, Storage};
 use controller::{Handle, Registered};
 use runtime::Metrics;
@@ -16,9 +15,10 @@ use spiffe::TrustDomain;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use xds::ads::server::{Ads, Peer};
+use xds::ads::server::Ads;
 
 use super::counters;
+use crate::routes::{self, Gate, Port};
 
 /// What the port is made of.
 #[derive(Debug)]
@@ -59,11 +59,13 @@ impl Secure {
         let config = authn::tls::server_config(identity.own(), trust);
         let incoming = authn::tls::serve(listener, config, authn::tls::Limits::default());
         counters::register(&metrics, counted.clone(), incoming.counters());
+        let caller = routes::caller(controller.clone());
         let ca = Ca::new(issuer, storage.join_tokens(), Registry(controller), counted);
         let _ = signs_for.set(domain);
         tracing::info!(identity = %identity.id(), root = %storage.root_path().display(), "serving TLS");
         let serving = authn::tls::grpc_server()
-            .add_service(ads.identified_by(peer))
+            .layer(Gate::new(Port::Secure, caller.clone(), || None))
+            .add_service(ads.identified_by(caller))
             .add_service(ca.enrollment())
             .add_service(ca.certificates())
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
@@ -85,18 +87,6 @@ pub(crate) async fn follow_roots(
         trust.replace(&issuer.bundle(), vec![domain.clone()])?;
     }
     std::future::pending().await
-}
-
-/// What the transport has verified of a peer on this port.
-fn peer(extensions: &http::Extensions) -> Peer {
-    let info = extensions.get::<ConnectionInfo>();
-    Peer {
-        identity: info.and_then(|info| info.identity.as_ref()).map(|identity| identity.id.clone()),
-        token: false,
-        pod: None,
-        address: info.map(|info| -> SocketAddr { info.peer }),
-        secure: true,
-    }
 }
 
 /// Not ready before the CA can sign, nor while the mesh names another trust domain than the one that is signed for:
