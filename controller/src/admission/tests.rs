@@ -39,7 +39,8 @@ async fn server(limits: Limits, trail: Trail) -> Server {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&authority).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(roots).with_no_client_auth();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -76,7 +77,7 @@ impl Server {
     }
 }
 
-fn review(spec: &serde_json::Value) -> String {
+fn review(spec: &Value) -> String {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -172,7 +173,9 @@ async fn nobody_holds_or_fills_it() {
 async fn evil_bodies_are_errors() {
     let server = server(Limits::default(), Trail::disabled()).await;
     let rules = format!("[{}]", vec!["{}"; 200_000].join(","));
-    let many = review(&json!({"rules": "RULES"})).replace("\"RULES\"", &rules).replace("PeerAuthentication", "AuthorizationPolicy");
+    let many = review(&json!({"rules": "RULES"}))
+        .replace("\"RULES\"", &rules)
+        .replace("PeerAuthentication", "AuthorizationPolicy");
     let start = Instant::now();
     let (status, body) = server.post("application/json", &many).await;
     assert!(status.contains("200") && body.contains("at most 512 rules"), "{status} {}", &body[..200]);
