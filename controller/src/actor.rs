@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crds::Object;
+use authn::jwks::Update;
+use crds::{Kind, Object};
 use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
 use runtime::http::Reasons;
@@ -15,13 +16,12 @@ use tokio::time::timeout_at;
 use xds::Snapshot;
 
 use crate::audit::Audit;
+use crate::keys::{Keys, Resolved};
 use crate::metrics::{KindLabel, Metrics, TypeLabel, VersionLabel, version_label};
 use crate::publish::{Publisher, Refusal, SlotKey};
 use crate::receipts::{Key, ProxyRow, Receipts};
 use crate::report;
-use crate::status::{
-    Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor, unfetched,
-};
+use crate::status::{Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor};
 use crate::store::Edit;
 
 /// A batch ends when nothing came for so long ..
@@ -37,7 +37,10 @@ pub(crate) enum Command {
     Subscribe(Box<Subscribe>),
     Report(oneshot::Sender<Report>),
     /// What the author of a policy should know: [`crate::admission::advice`].
-    Advise { object: Box<Object>, reply: oneshot::Sender<Vec<String>> },
+    Advise {
+        object: Box<Object>,
+        reply: oneshot::Sender<Vec<String>>,
+    },
 }
 
 /// A proxy that asks for its snapshots.
@@ -71,7 +74,7 @@ pub(crate) type Arrived = Arc<Mutex<(u64, Instant)>>;
 /// What the certificate authority needs to know of the registry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
-    pub(crate) workloads: BTreeMap<ObjectName, Arc<Workload>>,
+    pub(crate) workloads: Arc<BTreeMap<ObjectName, Arc<Workload>>>,
     pub(crate) mesh: Arc<MeshConfig>,
     /// `false` before the first list: a workload may still come, and an entry may turn out to be hidden by a Pod.
     pub(crate) complete: bool,
@@ -90,6 +93,8 @@ pub(crate) struct Actor {
     /// Sessions whose proxies said something.
     said: mpsc::UnboundedReceiver<SessionId>,
     pub(crate) receipts: Receipts,
+    keys: Keys,
+    learnt: mpsc::Receiver<Update>,
     metrics: Metrics,
     audit: Audit,
     /// The first list is complete.
@@ -108,6 +113,7 @@ impl Actor {
         arrived: Arrived,
         ready: watch::Sender<Result<(), Reasons>>,
         registry: watch::Sender<Arc<Registry>>,
+        (keys, learnt): (Keys, mpsc::Receiver<Update>),
     ) -> Self {
         let (sender, said) = mpsc::unbounded_channel();
         Self {
@@ -116,6 +122,8 @@ impl Actor {
             sessions: Sessions::new(sender),
             said,
             receipts: Receipts::new(),
+            keys,
+            learnt,
             metrics,
             audit: Audit::default(),
             synced: false,
@@ -167,6 +175,7 @@ impl Actor {
                     let ids: Vec<SessionId> = std::iter::once(id).chain(more).collect();
                     self.advance(ids);
                 }
+                Some(update) = self.learnt.recv() => self.learn(update),
                 () = until(due) => self.advance([]),
             }
         }
@@ -237,6 +246,9 @@ impl Actor {
                 update("config");
                 tracing::info!(object = %object, "deleted");
                 self.objects.deleted(&object);
+                if object.kind == Kind::RequestAuthentication {
+                    self.keys.forget(&object.id);
+                }
                 let edit = self.publisher.store.remove(&object);
                 self.receipts.touched(&object, &edit);
                 edit
@@ -272,20 +284,40 @@ impl Actor {
 
     fn apply(
         &mut self,
-        mut object: Object,
+        object: Object,
         origin: String,
         version: Option<Version>,
         findings: Vec<crds::Finding>,
     ) -> Edit {
-        let missing = match &mut object {
-            Object::RequestAuthentication(policy) => unfetched(policy),
-            _ => Vec::new(),
+        let (object, missing) = match object {
+            Object::RequestAuthentication(policy) => {
+                let Resolved { policy, missing } = self.keys.resolve(policy);
+                (Object::RequestAuthentication(policy), missing)
+            }
+            other => (other, Vec::new()),
         };
         let reference = object.object_ref();
         self.objects.applied(reference.clone(), origin, version, findings, missing);
         let edit = self.publisher.store.apply(object);
         self.receipts.touched(&reference, &edit);
         edit
+    }
+
+    /// Takes over what came of fetching keys, and publishes what it changes.
+    fn learn(&mut self, update: Update) {
+        let start = Instant::now();
+        for Resolved { policy, missing } in self.keys.learn(update) {
+            let object = Object::RequestAuthentication(policy);
+            let reference = object.object_ref();
+            self.objects.keys(&reference, missing);
+            let edit = self.publisher.store.apply(object);
+            self.receipts.touched(&reference, &edit);
+            if self.synced {
+                self.publisher.edited(&edit);
+            }
+        }
+        let proxies = self.commit(start);
+        self.tell(proxies);
     }
 
     fn freeze(&mut self, reason: Option<String>) {
@@ -341,7 +373,7 @@ impl Actor {
     fn publish_registry(&self) {
         let store = &self.publisher.store;
         let workloads = store.workloads().map(|w| (crate::store::workload_name(w), w.clone())).collect();
-        let registry = Registry { workloads, mesh: store.mesh.clone(), complete: self.synced };
+        let registry = Registry { workloads: Arc::new(workloads), mesh: store.mesh.clone(), complete: self.synced };
         self.registry.send_replace(Arc::new(registry));
     }
 

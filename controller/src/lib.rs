@@ -15,6 +15,7 @@ mod debug;
 mod effective;
 mod endpoints;
 mod guard;
+mod keys;
 mod metrics;
 pub mod offline;
 mod publish;
@@ -33,6 +34,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use authn::jwks::{Update, Wanted};
 use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
 use runtime::audit::Trail;
@@ -45,12 +47,15 @@ pub use status::Report;
 
 use actor::{Actor, Arrived, Command, Registry};
 use debug::Debug;
+use keys::Keys;
 use metrics::Metrics;
 use serve::hold::{self, Holding};
 use status::SessionId;
 
 /// Commands that may wait for the owner of the state; more make their senders wait.
 const COMMANDS: usize = 1024;
+/// Fetched keys that may wait for it.
+const KEYS: usize = 64;
 /// Longest wait for advice; a policy is admitted without.
 const ADVICE: Duration = Duration::from_millis(50);
 
@@ -79,11 +84,28 @@ impl Controller {
         let (registry_sender, registry) = watch::channel(Arc::new(Registry::default()));
         let (closed, closing) = mpsc::unbounded_channel();
         let arrived: Arrived = Arc::new(Mutex::new((0, Instant::now())));
-        let actor = Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender)
-            .audited(trail.clone());
+        let (keys, wanted) = Keys::new();
+        let (update, learnt) = mpsc::channel(KEYS);
+        let actor =
+            Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender, (keys, learnt))
+                .audited(trail.clone());
+        let (book, facts) = (actor.receipts.book.clone(), actor.receipts.facts());
         let holding = Holding::new(hold::Limits::default(), metrics.clone());
         let debug = Debug::default();
-        let handle = Handle { commands, closed, ready, registry, metrics, arrived, holding, debug, trail };
+        let handle = Handle {
+            commands,
+            closed,
+            ready,
+            registry,
+            metrics,
+            arrived,
+            holding,
+            debug,
+            trail,
+            keys: (wanted, update),
+            book,
+            facts,
+        };
         (handle, actor.run(changes, received, closing))
     }
 }
@@ -101,6 +123,10 @@ pub struct Handle {
     holding: Holding,
     debug: Debug,
     trail: Trail,
+    keys: (watch::Receiver<Wanted>, mpsc::Sender<Update>),
+    /// What the proxies have in force, and what is known of the policies.
+    book: receipts::Book,
+    facts: watch::Receiver<Arc<receipts::All>>,
 }
 
 /// What the registry says of a name.
@@ -119,6 +145,14 @@ impl Handle {
     /// The reasons why not.
     pub fn ready(&self) -> Result<(), Reasons> {
         self.ready.borrow().clone()
+    }
+
+    /// Fetches the signing keys that policies name the place of, until the controller ends. While nobody does, tokens that
+    /// would be verified with them are refused.
+    pub async fn fetch_keys(&self, client: authn::jwks::Client, schedule: authn::jwks::Schedule) {
+        let (wanted, updates) = self.keys.clone();
+        let public = |text: &str| crds::public_jwks(text).map(|keys| keys.text);
+        authn::jwks::keep(client, schedule, public, wanted, updates).await;
     }
 
     /// Waits for the first readiness, or until the controller is gone.

@@ -13,8 +13,8 @@ use xds::{Resource, ResourceType};
 
 pub use describe::describe;
 
+use crate::keys::Keys;
 use crate::publish::{Publisher, SlotKey};
-use crate::status::unfetched;
 
 /// Everything over a fixed set of objects.
 #[derive(Debug)]
@@ -29,11 +29,15 @@ impl Offline {
     pub fn new(mesh: MeshConfig, objects: impl IntoIterator<Item = Object>) -> Self {
         let mut publisher = Publisher::default();
         publisher.store.set_mesh(mesh);
-        for mut object in objects {
-            if let Object::RequestAuthentication(policy) = &mut object {
-                unfetched(policy);
-            }
-            publisher.store.apply(object);
+        // Nothing is fetched offline.
+        let (mut keys, _wanted) = Keys::new();
+        for object in objects {
+            publisher.store.apply(match object {
+                Object::RequestAuthentication(policy) => {
+                    Object::RequestAuthentication(keys.resolve(policy).policy)
+                }
+                other => other,
+            });
         }
         publisher.first_list();
         publisher.commit();

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::Deserialize;
 use source::kubernetes::MeshSource;
 
+use crate::keys::KeysArgs;
 use crate::listen::Listen;
 
 /// Run the policy controller against a Kubernetes API server
@@ -61,6 +63,8 @@ pub(crate) struct ControllerArgs {
     /// File for the audit trail: who changed which policy, and every refusal; `off` for none [default: off]
     #[arg(long, env = "COUNTERSIGN_AUDIT_LOG", value_name = "FILE|off")]
     audit_log: Option<AuditLog>,
+    #[command(flatten)]
+    keys: KeysArgs,
     /// YAML file with these settings, named as the flags; flags and environment win
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -188,6 +192,9 @@ struct File {
     token_file: Option<PathBuf>,
     advertise_addr: Option<String>,
     audit_log: Option<AuditLog>,
+    jwks_ca: Option<PathBuf>,
+    jwks_proxy: Option<String>,
+    jwks_block: Vec<IpNet>,
 }
 
 /// Everything decided.
@@ -205,6 +212,7 @@ pub(crate) struct Settings {
     pub(crate) token_file: PathBuf,
     pub(crate) advertise: Option<String>,
     pub(crate) audit_log: AuditLog,
+    pub(crate) keys: KeysArgs,
 }
 
 impl ControllerArgs {
@@ -228,7 +236,10 @@ impl ControllerArgs {
         };
         let ca = self.ca_addr.or(file.ca_addr);
         let token_file = self.token_file.or(file.token_file);
+        let keys =
+            KeysArgs { jwks_ca: file.jwks_ca, jwks_proxy: file.jwks_proxy, jwks_block: file.jwks_block };
         Ok(Settings {
+            keys: self.keys.or(keys),
             kubeconfig: self.kubeconfig.or(file.kubeconfig).unwrap_or(Kubeconfig::InCluster),
             revision: self.revision.or(file.revision).unwrap_or_else(|| "default".to_owned()),
             mesh,

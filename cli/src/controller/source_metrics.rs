@@ -37,7 +37,11 @@ impl Collector for Shown {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
         };
         show("countersign_source_relists", "Full lists after the first one", counters.relists.get())?;
-        show("countersign_source_watch_errors", "Lists and watches that failed", counters.watch_errors.get())?;
+        show(
+            "countersign_source_watch_errors",
+            "Lists and watches that failed",
+            counters.watch_errors.get(),
+        )?;
         show(
             "countersign_source_definitions_lost",
             "Definitions that went away while their objects were in force",
@@ -49,8 +53,12 @@ impl Collector for Shown {
             counters.orphans.get(),
         )?;
         let kind = ConstGauge::new(0_i64).metric_type();
-        let mut events =
-            encoder.encode_descriptor("pilot_k8s_cfg_events", "Changes of objects, by kind and event", None, kind)?;
+        let mut events = encoder.encode_descriptor(
+            "pilot_k8s_cfg_events",
+            "Changes of objects, by kind and event",
+            None,
+            kind,
+        )?;
         for (kind, happened, count) in counters.events() {
             let labels = EventLabels { r#type: kind.as_str(), event: happened.as_str() };
             let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));

@@ -12,7 +12,7 @@ use super::settings::{Kubeconfig, Settings};
 use super::source_metrics;
 use crate::listen::address;
 use crate::plaintext;
-use crate::standalone::wiring::{identifier, monitoring_server, until_stopped};
+use crate::standalone::wiring::{fetch_keys, identifier, monitoring_server, until_stopped};
 use crate::version::VERSION;
 
 /// Changes that may wait for the controller; the source waits when there are more.
@@ -36,7 +36,9 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
         token_file: _,
         advertise: _,
         audit_log: _,
+        keys,
     } = settings;
+    let keys = keys.client()?;
     let kubeconfig = match &kubeconfig {
         Kubeconfig::InCluster => None,
         Kubeconfig::File(path) => Some(path.as_path()),
@@ -54,6 +56,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     tasks.spawn("controller", until_stopped(tasks.stop(), owner));
     let counters = Arc::new(source::kubernetes::Counters::default());
     source_metrics::register(&metrics, counters.clone());
+    tasks.spawn("key fetching", until_stopped(tasks.stop(), fetch_keys(controller.clone(), keys)));
     let source = source::kubernetes::Settings { client, mesh, revision: revision.into(), counters };
     let source = async {
         source::kubernetes::watch(source, sender).await;

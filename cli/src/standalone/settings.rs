@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::keys::KeysArgs;
 use crate::listen::Listen;
 
 /// Run the whole control plane in one process over a folder of YAML files
@@ -35,6 +37,8 @@ pub(crate) struct StandaloneArgs {
     /// /ready, /metrics, /version and (for callers on this machine) /status; `off` for none [default: 127.0.0.1:15014]
     #[arg(long, env = "COUNTERSIGN_MONITORING_ADDR", value_name = "ADDR|off")]
     monitoring_addr: Option<Listen>,
+    #[command(flatten)]
+    keys: KeysArgs,
     /// YAML file with these settings, named as the flags; flags and environment win
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -50,6 +54,9 @@ struct File {
     plaintext_addr: Option<Listen>,
     secure_addr: Option<Listen>,
     monitoring_addr: Option<Listen>,
+    jwks_ca: Option<PathBuf>,
+    jwks_proxy: Option<String>,
+    jwks_block: Vec<IpNet>,
 }
 
 /// Everything decided.
@@ -61,15 +68,20 @@ pub(crate) struct Settings {
     pub(crate) plaintext: Listen,
     pub(crate) secure: Listen,
     pub(crate) monitoring: Listen,
+    pub(crate) keys: KeysArgs,
 }
 
 impl StandaloneArgs {
     /// # Errors
     /// If the configuration file cannot be read, or a setting without default is missing.
     pub(crate) fn settings(self) -> Result<Settings> {
-        let Self { dir, state, mesh_config, plaintext_addr, secure_addr, monitoring_addr, config } = self;
+        let Self { dir, state, mesh_config, plaintext_addr, secure_addr, monitoring_addr, keys, config } =
+            self;
         let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let from_file =
+            KeysArgs { jwks_ca: file.jwks_ca, jwks_proxy: file.jwks_proxy, jwks_block: file.jwks_block };
         Ok(Settings {
+            keys: keys.or(from_file),
             dir: dir.or(file.dir).context("--dir is missing")?,
             state: state.or(file.state).context("--state is missing")?,
             mesh_config: mesh_config.or(file.mesh_config),

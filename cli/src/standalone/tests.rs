@@ -23,6 +23,7 @@ impl Plane {
         }
         let any = Listen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
         let settings = Settings {
+            keys: crate::keys::KeysArgs::default(),
             dir,
             state: folder.path().join("state"),
             mesh_config: None,

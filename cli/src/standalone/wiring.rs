@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
+use authn::jwks::{Client, Schedule};
 use axum::Json;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -36,7 +37,8 @@ pub(crate) struct Running {
 /// # Errors
 /// If the state folder cannot be used or an address cannot be bound.
 pub(crate) async fn start(settings: Settings) -> Result<Running> {
-    let Settings { dir, state, mesh_config, plaintext, secure, monitoring } = settings;
+    let Settings { dir, state, mesh_config, plaintext, secure, monitoring, keys } = settings;
+    let keys = keys.client()?;
     // Made with the rights that agents need to read the root certificate in it.
     ca::Storage::open(&state)?;
     let plaintext_listener = plaintext.bind("plaintext").await?;
@@ -53,6 +55,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     let (sender, changes) = mpsc::channel(CHANGES);
     let (controller, owner) = Controller::start(&metrics, changes);
     tasks.spawn("controller", until_stopped(tasks.stop(), owner));
+    tasks.spawn("key fetching", until_stopped(tasks.stop(), fetch_keys(controller.clone(), keys)));
     let source = source::files::watch(dir, mesh_config, sender);
     let source = async {
         source.await;
@@ -75,6 +78,12 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
     }
     write_addresses(&state, &addresses)?;
     Ok(Running { tasks, addresses })
+}
+
+/// Fetches the signing keys that policies name the place of.
+pub(crate) async fn fetch_keys(controller: Handle, client: Client) -> Result<(), std::convert::Infallible> {
+    controller.fetch_keys(client, Schedule::default()).await;
+    Ok(())
 }
 
 /// A part without an orderly end of its own is dropped once the process stops; nothing it holds outlives the process.

@@ -78,7 +78,11 @@ impl Facts {
     }
 
     /// Makes those anew that may have changed; which ones those are.
-    pub(crate) fn refresh(&mut self, known: &BTreeMap<ObjectRef, Known>, store: &Store) -> BTreeSet<ObjectRef> {
+    pub(crate) fn refresh(
+        &mut self,
+        known: &BTreeMap<ObjectRef, Known>,
+        store: &Store,
+    ) -> BTreeSet<ObjectRef> {
         let scope = &store.policies.scope;
         if scope.providers != self.providers || scope.root_namespace != self.root {
             self.providers.clone_from(&scope.providers);
@@ -168,9 +172,8 @@ fn older<'a>(
     peers: impl Iterator<Item = &'a PeerAuthentication>,
 ) -> Vec<(ObjectName, Attachment)> {
     let wide = |policy: &PeerAuthentication| policy.attachment == Attachment::Namespace;
-    let mut older: Vec<&PeerAuthentication> = peers
-        .filter(|peer| wide(peer) == wide(policy) && peer.meta.order() < policy.meta.order())
-        .collect();
+    let mut older: Vec<&PeerAuthentication> =
+        peers.filter(|peer| wide(peer) == wide(policy) && peer.meta.order() < policy.meta.order()).collect();
     older.sort_by(|a, b| a.meta.order().cmp(&b.meta.order()));
     older.into_iter().map(|peer| (peer.meta.id.clone(), peer.attachment.clone())).collect()
 }
@@ -199,7 +202,7 @@ fn fetched(known: &Known) -> Verdict {
         return Verdict::yes("ResolvedRefs", String::new());
     }
     let issuers = known.unfetched.join(", ");
-    let message = format!("keys are not fetched yet, so tokens of these issuers are refused: {issuers}");
+    let message = format!("without keys, the tokens of these issuers are refused: {issuers}");
     Verdict::no("ResolvedRefs", "JwksNotFetched", message)
 }
 

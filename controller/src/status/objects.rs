@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crds::{Finding, ObjectRef, Severity};
-use policy::{Jwks, RequestAuthentication};
 use source::{UnimplementedObjects, Version};
 
 use crate::receipts::MAX_COMMITS;
@@ -21,8 +20,7 @@ pub(crate) struct Known {
     pub(crate) findings: Vec<Finding>,
     /// The latest version could not be read, and the one before it is in force.
     pub(crate) kept: bool,
-    /// Issuers (RequestAuthentication) whose keys would have to be fetched, which is not done yet: their tokens are
-    /// refused.
+    /// Issuers (RequestAuthentication) whose tokens are refused because their keys are not there, each with the reason.
     pub(crate) unfetched: Vec<String>,
     /// When a condition was first seen with its present status.
     pub(crate) since: BTreeMap<&'static str, (&'static str, SystemTime)>,
@@ -79,6 +77,13 @@ impl Objects {
         self.known.insert(object, known);
     }
 
+    /// What is missing of a RequestAuthentication's keys now.
+    pub(crate) fn keys(&mut self, object: &ObjectRef, missing: Vec<String>) {
+        if let Some(known) = self.known.get_mut(object) {
+            known.unfetched = missing;
+        }
+    }
+
     /// `commit` brought the object's present content.
     pub(crate) fn committed(&mut self, object: &ObjectRef, commit: u64) {
         let Some(known) = self.known.get_mut(object) else { return };
@@ -120,19 +125,4 @@ impl Objects {
         let blocking = self.unreadable.iter().filter(|(_, unreadable)| unreadable.blocks_ready);
         blocking.map(|(origin, unreadable)| format!("{origin}: {}", unreadable.finding.message))
     }
-}
-
-/// Until keys are fetched, a rule that needs it refuses its issuer's tokens (design decision 5). The issuers concerned.
-pub(crate) fn unfetched(policy: &mut RequestAuthentication) -> Vec<String> {
-    let mut issuers = Vec::new();
-    for rule in &mut policy.rules {
-        match rule.jwks {
-            Jwks::Remote(_) => {
-                rule.jwks = Jwks::RefuseAll;
-                issuers.push(rule.issuer.clone());
-            }
-            Jwks::Inline(_) | Jwks::RefuseAll => {}
-        }
-    }
-    issuers
 }
