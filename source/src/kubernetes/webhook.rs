@@ -95,11 +95,15 @@ pub async fn keep(settings: Settings, keys: Arc<dyn Keys>) {
                     tracing::warn!(%error, cause, "the webhook's certificate cannot be kept");
                 }
                 failing = true;
-                tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.75..1.25))).await;
+                tokio::time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
         }
     }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.75..1.25))
 }
 
 /// Until something changed, at most `longest`.
