@@ -7,12 +7,17 @@
 //! store ───────────────► facts ────────────────►   └─► evaluate ─► conditions, events
 //! ```
 
+mod aggregate;
 mod book;
 mod evaluate;
 mod facts;
+mod follow;
 mod journal;
+mod leader;
 mod progress;
 mod rows;
+mod schedule;
+mod service;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +30,9 @@ use crate::status::Objects;
 use crate::store::Edit;
 
 pub use evaluate::Verdict;
+pub use follow::{Dialer, Failed};
+pub use leader::{Cluster, lead};
+pub use service::Service;
 
 pub(crate) use book::Book;
 pub(crate) use evaluate::{Seen, Target, evaluate, selects};
@@ -33,7 +41,8 @@ pub(crate) use journal::{Journal, Nack};
 pub(crate) use progress::Progress;
 pub(crate) use rows::{Key, MAX_COMMITS, PolicyRow, ProxyRow, Refusal, Row};
 
-use facts::{All, Facts};
+pub(crate) use facts::All;
+use facts::Facts;
 
 /// The receipts' part of the state.
 #[derive(Debug)]

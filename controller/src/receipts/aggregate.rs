@@ -49,7 +49,7 @@ struct Newest<'a> {
 }
 
 impl Aggregate {
-    /// A replica is announced; it counts as unreachable until it says something.
+    /// A replica is announced, perhaps once more; it counts as unreachable until it says something.
     pub(crate) fn announced(&mut self, name: &Arc<str>) {
         if !self.replicas.get(name).is_some_and(|replica| replica.present) {
             self.replicas.entry(name.clone()).or_default().present = true;
@@ -99,7 +99,11 @@ impl Aggregate {
         }
     }
 
-    pub(crate) fn facts(&mut self, facts: Arc<All>) {
+    /// Which policies are gone.
+    pub(crate) fn facts(&mut self, facts: Arc<All>) -> Vec<ObjectRef> {
+        if Arc::ptr_eq(&self.facts, &facts) {
+            return Vec::new();
+        }
         let before = std::mem::replace(&mut self.facts, facts.clone());
         for (object, fact) in &*facts {
             match before.get(object) {
@@ -116,13 +120,19 @@ impl Aggregate {
                 }
             }
         }
-        for object in before.keys().filter(|object| !facts.contains_key(*object)) {
+        let gone: Vec<ObjectRef> =
+            before.keys().filter(|object| !facts.contains_key(*object)).cloned().collect();
+        for object in &gone {
             self.untarget(object);
             self.stale.remove(object);
         }
+        gone
     }
 
     pub(crate) fn workloads(&mut self, workloads: Arc<Workloads>) {
+        if Arc::ptr_eq(&self.workloads, &workloads) {
+            return;
+        }
         let before = std::mem::replace(&mut self.workloads, workloads.clone());
         for name in before.keys().filter(|name| !workloads.contains_key(*name)) {
             for object in self.selected_by.remove(name).unwrap_or_default() {
@@ -135,8 +145,11 @@ impl Aggregate {
             if before.get(name).is_some_and(|old| Arc::ptr_eq(old, workload) || *old == *workload) {
                 continue;
             }
-            let now: BTreeSet<ObjectRef> =
-                facts.values().filter(|fact| reaches(fact, workload)).map(|fact| fact.object.clone()).collect();
+            let now: BTreeSet<ObjectRef> = facts
+                .values()
+                .filter(|fact| reaches(fact, workload))
+                .map(|fact| fact.object.clone())
+                .collect();
             let old = self.selected_by.insert(name.clone(), now.clone()).unwrap_or_default();
             for object in old.difference(&now) {
                 self.targets.entry(object.clone()).or_default().remove(name);
@@ -180,7 +193,8 @@ impl Aggregate {
         let mut newest: Option<Newest<'_>> = None;
         for (at, id) in self.connections.get(name)? {
             let Some(replica) = self.replicas.get(at) else { continue };
-            let Some((at, replica_name)) = replica.proxies.get(id).zip(self.replicas.get_key_value(at)) else {
+            let Some((at, replica_name)) = replica.proxies.get(id).zip(self.replicas.get_key_value(at))
+            else {
                 continue;
             };
             if !at.serves(workload) || newest.as_ref().is_some_and(|newest| newest.at > at.connected) {

@@ -56,7 +56,9 @@ pub(crate) enum Seen<'a> {
         policy: Option<&'a PolicyRow>,
     },
     /// By a replica that cannot be reached now, or possibly so.
-    Lost { replica: &'a str },
+    Lost {
+        replica: &'a str,
+    },
 }
 
 /// How far one proxy is with one policy.
@@ -147,7 +149,10 @@ impl<'a> Tally<'a> {
         }
         // Of two that cover a whole namespace the younger one has no effect, whoever is there.
         if let (Some(Attachment::Namespace), Some((by, _))) = (&fact.attachment, fact.older.first()) {
-            return yes("OlderPolicyWins", format!("the older PeerAuthentication {by} covers the same namespace"));
+            return yes(
+                "OlderPolicyWins",
+                format!("the older PeerAuthentication {by} covers the same namespace"),
+            );
         }
         if let Some((_, by)) = self.beaten.first() {
             let names: Vec<String> = self.beaten.iter().map(|(name, _)| name.clone()).collect();
@@ -180,7 +185,9 @@ impl<'a> Tally<'a> {
         let no = |reason, message: &str| Verdict::no(kind, reason, format!("{count}; {message}"));
         if fact.accepted.status != "True" {
             let message = match fact.accepted.reason {
-                "LastGoodVersionKept" => "this version cannot be understood; the last good one stays in force",
+                "LastGoodVersionKept" => {
+                    "this version cannot be understood; the last good one stays in force"
+                }
                 _ => "what could not be understood is read as closed",
             };
             return Verdict::no(kind, fact.accepted.reason, message.to_owned());
@@ -232,10 +239,13 @@ fn state<'a>(fact: &Fact, target: &Target<'a>) -> State<'a> {
     };
     let refusal = || proxy.refusals.first();
     // Its replica has not heard of this version yet, or of a newer one already.
-    let Some(policy) = policy.filter(|row| row.is(fact.version.as_ref())) else { return State::Pending(None) };
+    let Some(policy) = policy.filter(|row| row.is(fact.version.as_ref())) else {
+        return State::Pending(None);
+    };
     let Some(commit) = policy.commits.last() else { return State::Pending(None) };
     if proxy.behind.is_some_and(|behind| behind <= *commit) {
-        let ours = proxy.refusals.iter().find(|refusal| implicated(refusal, &fact.object, fact.action.as_ref()));
+        let ours =
+            proxy.refusals.iter().find(|refusal| implicated(refusal, &fact.object, fact.action.as_ref()));
         return ours.map_or_else(|| State::Pending(refusal()), State::Rejected);
     }
     let drains = |drained: &u64| *drained == EVERY || policy.commits.contains(drained);

@@ -124,7 +124,8 @@ mod tests {
     }
     use Say::{Ack, Commit, Later, Replacing, Sent, Waiting};
 
-    const UP: [Say; 5] = [Ack(Cluster, 3), Ack(Endpoint, 3), Ack(Extension, 3), Ack(Listener, 3), Ack(Route, 3)];
+    const UP: [Say; 5] =
+        [Ack(Cluster, 3), Ack(Endpoint, 3), Ack(Extension, 3), Ack(Listener, 3), Ack(Route, 3)];
 
     /// What is behind and draining after `story`, told to a proxy that connected at commit 3.
     fn told(story: &[Say]) -> (Option<u64>, Vec<u64>) {
@@ -186,7 +187,8 @@ mod tests {
         let first = [&[Waiting(true)], &UP[..2], &UP[3..4]].concat();
         assert_eq!(told(&first), (Some(1), vec![]), "acknowledged, and not asked for its slots yet");
         assert_eq!(told(&[&first[..], &[Ack(Extension, 3), Waiting(false)]].concat()), (None, vec![]));
-        let provider = [Commit(5, &[Extension, Listener]), Ack(Extension, 5), Waiting(true), Ack(Listener, 5)];
+        let provider =
+            [Commit(5, &[Extension, Listener]), Ack(Extension, 5), Waiting(true), Ack(Listener, 5)];
         assert_eq!(up_and(&provider), (Some(5), vec![]));
         assert_eq!(up_and(&[&provider[..], &[Waiting(false)]].concat()), (None, vec![5]));
     }
@@ -198,7 +200,10 @@ mod tests {
         assert_eq!(up_and(&acked), (None, vec![5]), "counted from the acknowledgement");
         assert_eq!(up_and(&[&acked[..], &[Later(44)]].concat()), (None, vec![5]));
         assert_eq!(up_and(&[&acked[..], &[Later(45)]].concat()), (None, vec![]));
-        assert_eq!(up_and(&[&acked[..], &[Commit(6, &[Extension]), Ack(Extension, 6)]].concat()), (None, vec![5]));
+        assert_eq!(
+            up_and(&[&acked[..], &[Commit(6, &[Extension]), Ack(Extension, 6)]].concat()),
+            (None, vec![5])
+        );
         let first = [&[Commit(4, &[Listener])], &[Ack(Listener, 4)], &UP[..3]].concat();
         assert_eq!(told(&first), (None, vec![]), "it had no listener");
         assert_eq!(told(&[&[Replacing][..], &UP].concat()), (None, vec![EVERY]), "it came with other ones");

@@ -122,7 +122,8 @@ impl TryFrom<wire::WatchResponse> for Delta {
     type Error = Unreadable;
 
     fn try_from(response: wire::WatchResponse) -> Result<Self, Unreadable> {
-        let wire::WatchResponse { reset, ready, policies, proxies, removed_policies, removed_proxies } = response;
+        let wire::WatchResponse { reset, ready, policies, proxies, removed_policies, removed_proxies } =
+            response;
         let mut delta = Self { reset, ready, ..Self::default() };
         for policy in policies {
             delta.set.push(Arc::new(Row::Policy(policy.try_into()?)));
@@ -150,7 +151,8 @@ fn name(object: &ObjectRef) -> wire::PolicyName {
 fn object(name: &wire::PolicyName) -> Result<ObjectRef, Unreadable> {
     let wire::PolicyName { kind, namespace, name } = name;
     let kinds = [Kind::PeerAuthentication, Kind::RequestAuthentication, Kind::AuthorizationPolicy];
-    let kind = kinds.into_iter().find(|known| known.as_str() == kind).ok_or(Unreadable("the policy's kind"))?;
+    let kind =
+        kinds.into_iter().find(|known| known.as_str() == kind).ok_or(Unreadable("the policy's kind"))?;
     Ok(ObjectRef { kind, id: ObjectName::new(namespace.as_str(), name.as_str()) })
 }
 

@@ -47,8 +47,12 @@ impl Handle {
 impl wire::receipts_server::Receipts for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
 
-    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let caller = authn::peer(&request).ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller =
+            authn::peer(&request).ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
         if caller.id != self.controller {
             tracing::warn!(caller = %caller.id, "receipts are not for this caller");
             return Err(Status::permission_denied("receipts are for replicas of the controller only"));
@@ -63,7 +67,11 @@ impl wire::receipts_server::Receipts for Service {
 }
 
 /// Tells one reader what changes, until it goes away.
-async fn tell(book: Book, sender: mpsc::Sender<Result<wire::WatchResponse, Status>>, place: OwnedSemaphorePermit) {
+async fn tell(
+    book: Book,
+    sender: mpsc::Sender<Result<wire::WatchResponse, Status>>,
+    place: OwnedSemaphorePermit,
+) {
     let mut reader = book.reader();
     loop {
         tokio::select! {

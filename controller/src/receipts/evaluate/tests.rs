@@ -171,7 +171,10 @@ fn peer_authentications_that_lose() {
     assert_eq!(conflict(&wide), ("OlderPolicyWins", "Conflicted"));
     assert_eq!(find(&evaluate(&wide, &[]), "Conflicted").status, "True", "whoever is there");
     let narrow = Fact { attachment: Some(selecting("x")), ..fact.clone() };
-    assert_eq!(conflict(&Fact { older: older(selecting("x")), ..narrow.clone() }), ("OlderPolicyWins", "Conflicted"));
+    assert_eq!(
+        conflict(&Fact { older: older(selecting("x")), ..narrow.clone() }),
+        ("OlderPolicyWins", "Conflicted")
+    );
     assert_eq!(conflict(&Fact { older: older(selecting("y")), ..narrow }), ("NoConflict", "Enforced"));
     let misplaced = Fact { attachment: None, mesh_wide: true, ..fact };
     let verdicts = evaluate(&misplaced, &[]);
