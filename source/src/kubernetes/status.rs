@@ -315,8 +315,8 @@ mod tests {
             });
             serde_json::from_value(text).unwrap()
         };
-        let (name, read) = read(Kind::AuthorizationPolicy, &object(&all)).unwrap();
-        assert_eq!((name.to_string(), read), ("AuthorizationPolicy a/p".to_owned(), wanted));
+        let (name, found) = read(Kind::AuthorizationPolicy, &object(&all)).unwrap();
+        assert_eq!((name.to_string(), found), ("AuthorizationPolicy a/p".to_owned(), wanted));
         all[1]["observedGeneration"] = json!(6);
         assert!(read(Kind::AuthorizationPolicy, &object(&all)).is_none(), "two generations");
         assert!(read(Kind::AuthorizationPolicy, &object(&[foreign()])).is_none());
