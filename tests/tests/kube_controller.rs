@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 use tests::here;
 use tests::lab::cluster::{BareId, Cluster, mesh_config};
@@ -65,11 +65,11 @@ fn the_mesh_configuration_is_followed() {
         let old = Leaf::new(["spiffe://old-domain/ns/default/sa/payment"]);
         let old = mesh.caller(mesh.authority.mint(&old)?);
         let to = mesh.on(orders, 8080);
-        mesh.becomes(DENIED, async |_| old.get(to, "/").await.got).await?;
+        mesh.becomes(Got::TlsRefused, async |_| old.get(to, "/").await.got).await?;
         mesh.kube.apply(&mesh_config("trustDomainAliases: [old-domain]\n")).await?;
         mesh.becomes(ALLOWED, async |_| old.get(to, "/").await.got).await?;
         mesh.kube.apply(&mesh_config("trustDomainAliases: []\n")).await?;
-        mesh.becomes(DENIED, async |_| old.get(to, "/").await.got).await?;
+        mesh.becomes(Got::TlsRefused, async |_| old.get(to, "/").await.got).await?;
         assert_eq!(got(&mesh, orders, "/").await, ALLOWED);
         Ok(())
     });
@@ -200,12 +200,13 @@ fn objects_no_webhook_saw_harm_only_themselves() {
             );
             assert_eq!(seen, (root, open, plaintext), "{namespace}");
         }
-        let status = mesh.at("one").monitoring("/status").await.body;
+        let status = mesh.at("one").monitoring("/status").await.seen();
+        let objects = status["objects"].as_array().cloned().unwrap_or_default();
         for (namespace, ..) in unreadable {
-            ensure!(
-                status.contains(&format!("{namespace}/p")) || namespace == "fine",
-                "{namespace}/p: {status}"
-            );
+            let policy = objects.iter().find(|o| o["namespace"] == namespace && o["name"] == "p");
+            let conditions = policy.context(namespace)?["conditions"].as_array().cloned().unwrap_or_default();
+            let accepted = conditions.iter().find(|c| c["type"] == "Accepted").context(namespace)?;
+            assert_eq!(accepted["status"] == "True", namespace == "fine", "{namespace}: {accepted}");
         }
         Ok(())
     });

@@ -104,7 +104,10 @@ impl Sidecar<'_> {
             "admin": {"address": {"pipe": {"path": Self::admin(folder), "mode": 0o600}}},
             "dynamic_resources": {"lds_config": ads, "cds_config": ads, "ads_config": {
                 "api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                "grpc_services": [{"envoy_grpc": {
+                    "cluster_name": "xds-grpc",
+                    "retry_policy": {"retry_back_off": {"base_interval": "0.2s", "max_interval": "2s"}},
+                }}],
             }},
             "static_resources": {"clusters": [
                 cluster("sds-grpc", json!([{"lb_endpoints": [{"endpoint": {"address": pipe}}]}])),
