@@ -3,6 +3,8 @@
 
 #[path = "kube_crds/chart.rs"]
 mod chart;
+#[path = "kube_crds/random.rs"]
+mod random;
 #[path = "kube_crds/table.rs"]
 mod table;
 
