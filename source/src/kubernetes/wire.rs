@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::slim::{self, Event, Failure, Page, Shape};
 
 /// How long the beginning of an answer may take.
-const ANSWER: Duration = Duration::from_secs(8);
+const ANSWER: Duration = Duration::from_secs(6);
 /// How long a whole page, or one object, may take.
 const WHOLE: Duration = Duration::from_secs(30);
 /// How long a streamed list may pause.
@@ -39,6 +39,8 @@ pub(super) enum Error {
     Unreachable(String),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    #[error("the watch says nothing any more")]
+    Silent,
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),
 }
@@ -171,7 +173,7 @@ pub(super) async fn watch(
         Start::After(version) => query.push(("resourceVersion", version.to_owned())),
     }
     let response = send(client, resource.query(query), resource.accept(false)).await?;
-    Ok(Lines { body: response.into_body(), buffer: BytesMut::new(), seen: 0, shape: resource.kept() })
+    Ok(Lines { body: response.into_body(), splitter: Splitter::new(resource.kept()) })
 }
 
 /// Fetches one page of a consistent list; `next` is the previous page's.
@@ -280,10 +282,7 @@ async fn define(client: &Client, name: &str, accept: &str) -> Result<Option<Defi
 /// An open watch.
 pub(super) struct Lines {
     body: Body,
-    buffer: BytesMut,
-    /// So many bytes of the buffer hold no end of a line.
-    seen: usize,
-    shape: &'static Shape,
+    splitter: Splitter,
 }
 
 impl Lines {
@@ -293,20 +292,15 @@ impl Lines {
     /// See [`Error`]. `Timeout` if nothing has come by then.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Option<Vec<Event>>, Error> {
         loop {
-            let events = self.lines()?;
-            if !events.is_empty() {
-                return Ok(Some(events));
-            }
             let frame = match timeout_at(until, self.body.frame()).await {
                 Ok(Some(frame)) => frame.map_err(|error| unreachable(&error))?,
                 Ok(None) => return Ok(None),
-                Err(_) => return Err(Error::Timeout(PAUSE)),
+                Err(_) => return Err(Error::Silent),
             };
-            if let Ok(data) = frame.into_data() {
-                self.buffer.extend_from_slice(&data);
-            }
-            if self.buffer.len() > MAX_LINE && !self.buffer[self.seen..].contains(&b'\n') {
-                return Err(Error::Unreadable("a line without an end".to_owned()));
+            let Ok(data) = frame.into_data() else { continue };
+            let events = self.splitter.push(&data)?;
+            if !events.is_empty() {
+                return Ok(Some(events));
             }
         }
     }
@@ -315,9 +309,25 @@ impl Lines {
     pub(super) fn pause() -> Instant {
         Instant::now() + PAUSE
     }
+}
 
-    /// The events of all complete lines.
-    fn lines(&mut self) -> Result<Vec<Event>, Error> {
+/// Puts lines together that come in pieces.
+#[derive(Debug)]
+struct Splitter {
+    buffer: BytesMut,
+    /// So many bytes of the buffer hold no end of a line.
+    seen: usize,
+    shape: &'static Shape,
+}
+
+impl Splitter {
+    fn new(shape: &'static Shape) -> Self {
+        Self { buffer: BytesMut::new(), seen: 0, shape }
+    }
+
+    /// The events of all lines that are complete now.
+    fn push(&mut self, data: &[u8]) -> Result<Vec<Event>, Error> {
+        self.buffer.extend_from_slice(data);
         let mut events = Vec::new();
         while let Some(end) = self.buffer[self.seen..].iter().position(|byte| *byte == b'\n') {
             let line = self.buffer.split_to(self.seen + end);
@@ -328,6 +338,9 @@ impl Lines {
             }
         }
         self.seen = self.buffer.len();
+        if self.seen > MAX_LINE {
+            return Err(Error::Unreadable("a line without an end".to_owned()));
+        }
         Ok(events)
     }
 }
