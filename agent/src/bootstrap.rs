@@ -60,7 +60,11 @@ fn bootstrap(args: &AgentArgs, state: &State, server_id: &str, plan: &Plan) -> R
             "lds_config": ads, "cds_config": ads,
             "ads_config": {
                 "api_type": api_type, "transport_api_version": "V3", "set_node_on_first_message_only": true,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                // Envoy's own pause grows to half a minute: too long for whoever waits for a missed change.
+                "grpc_services": [{"envoy_grpc": {
+                    "cluster_name": "xds-grpc",
+                    "retry_policy": {"retry_back_off": {"base_interval": "0.5s", "max_interval": "3s"}},
+                }}],
             },
         },
         "static_resources": {"clusters": [sds_cluster(state), xds_cluster(&args.server, server_id)]},

@@ -129,9 +129,9 @@ fn a_stopped_api_server_changes_no_decision() {
     lab::run(here!(), async |lab| stopped(lab, Duration::from_secs(20)).await);
 }
 
-/// The same for a whole minute: `cargo test -p tests --test kube_outages -- --ignored`.
+/// The same for a whole minute.
 #[test]
-#[ignore = "a minute long; scripts/test runs it in its last tier"]
+#[ignore = "a minute long: scripts/test long"]
 fn a_minute_without_the_api_server_changes_no_decision() {
     lab::run(here!(), async |lab| stopped(lab, Duration::from_secs(60)).await);
 }
