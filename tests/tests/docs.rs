@@ -228,8 +228,10 @@ fn a_misspelt_command_line_is_found() {
 }
 
 /// Where metrics are registered.
-const METRICS: [&str; 4] = [
+const METRICS: [&str; 6] = [
     "controller/src/metrics.rs",
+    "controller/src/admission/metrics.rs",
+    "runtime/src/audit/metrics.rs",
     "cli/src/standalone/counters.rs",
     "agent/src/health.rs",
     "runtime/src/metrics.rs",
