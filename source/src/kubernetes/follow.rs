@@ -101,7 +101,8 @@ impl Backoff {
 
 /// Follows what `sink` names until it names nothing more.
 pub(super) async fn follow<S: Sink>(client: Client, sink: S, period: Duration, counters: Arc<Counters>) {
-    let mut follower = Follower { client, sink, period, counters, streams: true, listed: false };
+    let mut follower =
+        Follower { client, sink, period, counters, streams: true, listed: false, failing: false };
     let mut backoff = Backoff::new();
     while let Some(resource) = follower.sink.resource().await {
         follower.session(&resource, &mut backoff).await;
@@ -118,6 +119,8 @@ struct Follower<S> {
     streams: bool,
     /// There has been a full list, so that the next is another one.
     listed: bool,
+    /// It has not stood since the last failure.
+    failing: bool,
 }
 
 impl<S: Sink> Follower<S> {
@@ -141,7 +144,12 @@ impl<S: Sink> Follower<S> {
                 }
                 Stop::Failed(error) => {
                     self.counters.watch_errors.inc();
-                    tracing::debug!(kind = %resource.kind, %error, "watch");
+                    // The first of a series; what lasts is told where it can be seen.
+                    if std::mem::replace(&mut self.failing, true) {
+                        tracing::debug!(kind = %resource.kind, %error, "watch");
+                    } else {
+                        tracing::info!(kind = %resource.kind, %error, "the watch broke; trying again");
+                    }
                     self.sink.lost(&error).await;
                     // The served version may be another one.
                     if matches!(error, Error::Refused { code: 404, .. }) {
@@ -173,6 +181,7 @@ impl<S: Sink> Follower<S> {
         // Not all kinds at the same moment.
         let period = self.period.mul_f64(rand::rng().random_range(0.8..=1.2));
         let lines = wire::watch(&self.client, resource, Start::After(from), period).await?;
+        self.failing = false;
         self.sink.live().await;
         let opened = Instant::now();
         // A bookmark comes before the end: a watch that is silent for longer is dead.
