@@ -85,7 +85,8 @@ pub(crate) fn read(
 ) -> Option<Object> {
     let Document { spec, status } = wire::read(document, issues)?;
     let named_ports = named_ports(&spec, issues);
-    let PodSpec { service_account_name, service_account, containers: _, init_containers: _, host_network } = spec;
+    let PodSpec { service_account_name, service_account, containers: _, init_containers: _, host_network } =
+        spec;
     let account = [service_account_name, service_account].into_iter().find(|name| !name.is_empty());
     let ready = status.as_ref().is_none_or(PodStatus::ready);
     let at = At::ROOT.key("status");

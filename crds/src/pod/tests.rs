@@ -60,7 +60,9 @@ fn addresses_that_are_its_own() {
         ("{hostNetwork: false}", "Running", true),
         ("{hostNetwork: true}", "Running", false),
     ] {
-        let rest = format!(", spec: {spec}, status: {{phase: {phase}, podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}]}}");
+        let rest = format!(
+            ", spec: {spec}, status: {{phase: {phase}, podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}]}}"
+        );
         assert_eq!(!accepted("", &rest).addresses.is_empty(), own, "{spec} {phase}");
     }
 }
