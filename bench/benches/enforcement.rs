@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bench::join_all;
 use tests::lab::{self, ALLOWED, DENIED, Got, Lab, PodId, PodSpec, Protocol};
 
 const PROXIES: usize = 20;
@@ -77,27 +78,6 @@ async fn felt(connection: &mut lab::Http, expected: Got, saved: Instant) -> Resu
         ensure!(saved.elapsed() < LIMIT, "not felt after {LIMIT:?}");
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut pinned: Vec<_> = futures.map(Box::pin).collect();
-    let mut results: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
-    std::future::poll_fn(|cx| {
-        for (future, result) in pinned.iter_mut().zip(&mut results) {
-            if result.is_none()
-                && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
-            {
-                *result = Some(value);
-            }
-        }
-        if results.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    results.into_iter().flatten().collect()
 }
 
 fn report(lab: &Lab, mut latencies: Vec<Duration>) -> Result<()> {

@@ -79,13 +79,14 @@ pub struct BarePod {
 }
 
 impl<'lab> Cluster<'lab> {
-    /// The API server, CRDs, and nothing else yet.
+    /// The API server, CRDs, the rights of the control plane's accounts, and nothing else yet.
     ///
     /// # Errors
     /// If it does not start.
     pub async fn new(lab: &'lab mut Lab) -> Result<Self> {
         lab.kube().await?;
         let kube = lab.kube.take().context("it was just started")?;
+        kube.install_rights().await?;
         Ok(Self { kube, lab, authority: Authority::new()?, controllers: Vec::new(), pods: Vec::new() })
     }
 
@@ -116,7 +117,8 @@ impl<'lab> Cluster<'lab> {
     pub async fn prepare_controller(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
         let at = self.lab.network.namespace(&format!("ctl-{name}"))?;
         let gate = Gate::open_at(BRIDGE.into(), self.kube.address()).await?;
-        let kubeconfig = self.kube.kubeconfig_at(name, &gate.url(), self.kube.admin_token())?;
+        let token = self.kube.token("istio-system", "countersign", "", None, 7200).await?;
+        let kubeconfig = self.kube.kubeconfig_at(name, &gate.url(), &token)?;
         self.controllers.push(Controller {
             name: name.to_owned(),
             at,

@@ -31,7 +31,7 @@
 //! | talk to it | [`Kube::client`], [`Kube::kubectl`], [`Kube::get`] |
 //! | write | [`Kube::apply`] (several documents; a `status` in them is written, too), [`Kube::delete`] |
 //! | pods and services | [`Kube::namespace`], [`Kube::pod`], [`Kube::delete_pod`], [`Kube::service`] |
-//! | identities | [`Kube::token`], [`Kube::mint_token`] (any lifetime), [`Kube::kubeconfig`], [`Kube::kubeconfig_of`] |
+//! | identities | [`Kube::install_rights`], [`Kube::token`], [`Kube::mint_token`] (any lifetime), [`Kube::kubeconfig`], [`Kube::kubeconfig_of`] |
 //! | outages | [`Kube::stop`], [`Kube::start`], [`Kube::signal`], [`Kube::compact`], [`Kube::gate`] |
 //!
 //! Everything dies with the test, also by SIGKILL: the children by a parent-death signal of a thread that lives as long
@@ -40,6 +40,7 @@
 mod crds;
 mod gate;
 mod objects;
+mod rbac;
 mod server;
 mod tokens;
 
