@@ -1,10 +1,15 @@
 //! The agent's settings. Parsing only; what they lead to is decided by the modules that use them.
 
+mod istio;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+
+/// Where Istio's injection template mounts the ConfigMap istio-ca-root-cert.
+const PROJECTED_ROOTS: &str = "/var/run/secrets/istio/root-cert.pem";
 
 /// Runs beside one workload: its certificates, its Envoy, its traffic.
 #[derive(Args, Clone, Debug)]
@@ -12,6 +17,8 @@ use clap::{Args, ValueEnum};
     # A workload in its own network namespace; all its TCP traffic goes through Envoy\n  \
     countersign agent --server 10.0.0.1:15012 --trust-bundle root-cert.pem --join-token-file token \\\n    \
         --workload shop/orders --capture nft --sds-socket /run/countersign/sds.sock\n\n  \
+    # In a Kubernetes pod (POD_NAME, POD_NAMESPACE, INSTANCE_IP are set): by its service-account token\n  \
+    countersign agent --server countersign.istio-system.svc:15012 --token-file /var/run/secrets/tokens/istio-token\n\n  \
     # Without capture: Envoy serves 127.0.10.3:8080 in front of an application on a Unix socket\n  \
     countersign agent --server 127.0.0.1:15012 --trust-bundle root-cert.pem --join-token-file token \\\n    \
         --workload shop/orders --capture none --address 127.0.10.3 --app 8080=unix:/run/orders.sock \\\n    \
@@ -22,24 +29,61 @@ pub struct AgentArgs {
         long,
         env = "COUNTERSIGN_SERVER",
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:15012",
+        default_value = istio::discovery_address().unwrap_or("127.0.0.1:15012"),
         value_parser = host_and_port
     )]
     pub server: String,
     /// Root certificates that the control plane and all peers must chain to, PEM. Read again when it changes
-    #[arg(long, env = "COUNTERSIGN_TRUST_BUNDLE", value_name = "FILE")]
-    pub trust_bundle: PathBuf,
+    /// [default with --token-file: /var/run/secrets/istio/root-cert.pem]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_TRUST_BUNDLE",
+        value_name = "FILE",
+        required_unless_present = "token_file"
+    )]
+    pub trust_bundle: Option<PathBuf>,
     /// SPIFFE ID of the control plane [default: spiffe://TRUST-DOMAIN/ns/istio-system/sa/countersign]
     #[arg(long, env = "COUNTERSIGN_SERVER_ID", value_name = "SPIFFE-ID")]
     pub server_id: Option<spiffe::SpiffeId>,
     /// Single-use token from `countersign join-token create`; only needed at the first start
     #[arg(long, env = "COUNTERSIGN_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
-    /// The Pod or WorkloadEntry that this agent stands beside
-    #[arg(long, env = "COUNTERSIGN_WORKLOAD", value_name = "NAMESPACE/NAME")]
+    /// In a Kubernetes pod: its service-account token for the audience istio-ca, instead of joining. Read again at each
+    /// renewal, as the kubelet replaces it
+    #[arg(long, env = "COUNTERSIGN_TOKEN_FILE", value_name = "FILE", conflicts_with = "join_token_file")]
+    pub token_file: Option<PathBuf>,
+    /// Certificate authority that the token is shown to [default: $CA_ADDR, else --server, which relays]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_CA_ADDR",
+        value_name = "HOST:PORT",
+        default_value = istio::ca_address(),
+        hide_default_value = true,
+        value_parser = host_and_port
+    )]
+    pub ca_addr: Option<String>,
+    /// SPIFFE ID of the certificate authority at --ca-addr [default: the control plane's if --ca-addr is --server, else
+    /// spiffe://TRUST-DOMAIN/ns/istio-system/sa/countersign-ca]
+    #[arg(long, env = "COUNTERSIGN_CA_ID", value_name = "SPIFFE-ID")]
+    pub ca_id: Option<spiffe::SpiffeId>,
+    /// The Pod or WorkloadEntry that this agent stands beside [default: $POD_NAMESPACE/$POD_NAME]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_WORKLOAD",
+        value_name = "NAMESPACE/NAME",
+        default_value = istio::pod(),
+        hide_default_value = true
+    )]
     pub workload: WorkloadRef,
-    /// The workload's address; needed without capture [default under `nft`: the first that is not a loopback address]
-    #[arg(long, env = "COUNTERSIGN_ADDRESS", value_name = "IP")]
+    /// The workload's address; needed without capture [default: $INSTANCE_IP; else, under `nft`, the first that is not a
+    /// loopback address]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_ADDRESS",
+        value_name = "IP",
+        default_value = istio::instance_ip(),
+        hide_default_value = true
+    )]
     pub address: Option<IpAddr>,
     /// How traffic gets to Envoy: `nft` redirects all TCP of this network namespace; `none` lets Envoy listen on the workload's own ports
     #[arg(long, env = "COUNTERSIGN_CAPTURE", value_enum, default_value = "nft")]
@@ -96,6 +140,15 @@ pub struct AgentArgs {
     /// File that exists as long as the workload is ready
     #[arg(long, env = "COUNTERSIGN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+}
+
+pub(crate) use istio::trust_domain;
+
+impl AgentArgs {
+    /// Where the root certificates are.
+    pub fn bundle_path(&self) -> PathBuf {
+        self.trust_bundle.clone().unwrap_or_else(|| PathBuf::from(PROJECTED_ROOTS))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,14 +9,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use authn::OwnSvid;
+use authn::svid_client::{self, SourceError};
+use authn::{OwnSvid, RequestError, Requester};
 use spiffe::{PrivateKey, SpiffeId, Svid, TrustBundle};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::args::AgentArgs;
+use crate::args::{AgentArgs, trust_domain};
 use crate::enroll::{Authority, EnrollError};
 use crate::health::Health;
 use crate::renewal::{Renewal, Step, Which};
@@ -38,24 +39,34 @@ pub(crate) struct Trust {
     /// The file as last seen, readable or not.
     seen: Option<Vec<u8>>,
     pub(crate) server_id: SpiffeId,
+    /// Who answers at `--ca-addr`.
+    ca_id: SpiffeId,
 }
 
 impl Trust {
     pub(crate) fn load(args: &AgentArgs) -> Result<Self, Error> {
-        let path = args.trust_bundle.clone();
+        let path = args.bundle_path();
         let name = || path.display().to_string();
         let text = std::fs::read(&path).map_err(|e| Error::Bundle { path: name(), source: e.into() })?;
         let bundle =
             TrustBundle::from_pem(&text).map_err(|e| Error::Bundle { path: name(), source: e.into() })?;
+        let of_control_plane = |account| {
+            let domain =
+                bundle.trust_domain().or_else(trust_domain).ok_or_else(|| Error::NoTrustDomain(name()))?;
+            SpiffeId::workload(&domain, "istio-system", account)
+                .map_err(|e| Error::Bundle { path: name(), source: e.into() })
+        };
         let server_id = match &args.server_id {
             Some(id) => id.clone(),
-            None => {
-                let domain = bundle.trust_domain().ok_or_else(|| Error::NoTrustDomain(name()))?;
-                SpiffeId::workload(&domain, "istio-system", "countersign")
-                    .map_err(|e| Error::Bundle { path: name(), source: e.into() })?
-            }
+            None => of_control_plane("countersign")?,
         };
-        Ok(Self { path, bundle, seen: Some(text), server_id })
+        let relayed = args.ca_addr.as_ref().is_none_or(|address| *address == args.server);
+        let ca_id = match &args.ca_id {
+            Some(id) => id.clone(),
+            None if relayed => server_id.clone(),
+            None => of_control_plane("countersign-ca")?,
+        };
+        Ok(Self { path, bundle, seen: Some(text), server_id, ca_id })
     }
 
     /// Reads the file again; whether the roots are others now. What cannot be read changes nothing, and is said once.
@@ -96,6 +107,17 @@ enum StepError {
     State(#[from] StateError),
     #[error(transparent)]
     Tls(#[from] authn::UnusableSvid),
+    #[error(transparent)]
+    Token(#[from] SourceError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
+/// In a Kubernetes pod: the workload's certificate by the pod's own token.
+struct ByToken {
+    requester: Requester,
+    file: PathBuf,
+    namespace: String,
 }
 
 /// The agent's certificates.
@@ -105,7 +127,9 @@ pub(crate) struct Identity {
     workload: String,
     state: State,
     trust: Trust,
-    /// Presented to the control plane.
+    /// In the place of joining.
+    by_token: Option<ByToken>,
+    /// Presented to the control plane: the agent's, or with a token the workload's.
     agent: Arc<OwnSvid>,
     renewal: Renewal,
     secrets: watch::Sender<Secrets>,
@@ -122,6 +146,17 @@ impl Identity {
         health: Arc<Health>,
     ) -> Self {
         let server = trust.server_id.clone();
+        let by_token = args.token_file.clone().map(|file| ByToken {
+            requester: Requester {
+                address: args.ca_addr.clone().unwrap_or_else(|| args.server.clone()),
+                server: trust.ca_id.clone(),
+                mark,
+            },
+            file,
+            namespace: args.workload.namespace.clone(),
+        });
+        let now = OffsetDateTime::now_utc();
+        let renewal = if by_token.is_some() { Renewal::by_token(now) } else { Renewal::new(now) };
         let bundle = trust.bundle.to_pem();
         secrets.send_modify(|secrets| secrets.set_bundle(bundle));
         Self {
@@ -130,8 +165,9 @@ impl Identity {
             workload: args.workload.to_string(),
             state,
             trust,
+            by_token,
             agent: OwnSvid::empty(),
-            renewal: Renewal::new(OffsetDateTime::now_utc()),
+            renewal,
             secrets,
             health,
         }
@@ -139,7 +175,9 @@ impl Identity {
 
     /// Until `stop`. Failures are retried for ever: the control plane may come back.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
-        if let Err(error) = self.remember() {
+        if self.by_token.is_none()
+            && let Err(error) = self.remember()
+        {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the stored agent certificate cannot be used"
@@ -219,7 +257,14 @@ impl Identity {
     }
 
     async fn renew_workload(&mut self) -> Result<(), StepError> {
-        let svid = self.authority.workload(&self.trust.bundle, self.agent.clone()).await?;
+        let svid = match &self.by_token {
+            None => self.authority.workload(&self.trust.bundle, self.agent.clone()).await?,
+            Some(by_token) => {
+                let svid = by_token.request(&self.trust.bundle, &self.agent).await?;
+                self.agent.replace(&svid)?;
+                svid
+            }
+        };
         let leaf = &svid.leaf;
         tracing::info!(id = %leaf.id, serial = leaf.serial, until = %leaf.not_after, "workload certificate");
         let pair = KeyPair { chain: svid.chain_pem(), key: svid.key.to_pem() };
@@ -249,6 +294,9 @@ impl Identity {
         if self.renewal.expire(Which::Workload, now) {
             tracing::error!("the workload certificate has expired: not ready");
             self.secrets.send_modify(|secrets| secrets.set_certificate(None));
+            if self.by_token.is_some() {
+                self.agent.clear();
+            }
             self.health.expired();
         }
         if self.renewal.expire(Which::Agent, now) {
@@ -273,6 +321,30 @@ impl Identity {
             );
         } else {
             tracing::warn!(error, failures, workload_seconds_left, agent_seconds_left, "no new certificate");
+        }
+    }
+}
+
+impl ByToken {
+    /// By the token as it is now. A pod whose token cannot be read has its last certificate to show, which the authority
+    /// itself takes (a relay does not).
+    async fn request(&self, bundle: &TrustBundle, own: &Arc<OwnSvid>) -> Result<Svid, StepError> {
+        let svid = match svid_client::read_token(&self.file) {
+            Ok(token) => self.requester.request(bundle, OwnSvid::empty(), Some(&token)).await?,
+            Err(error) if own.is_empty() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "no token: asking by the last certificate");
+                self.requester.request(bundle, own.clone(), None).await?
+            }
+        };
+        let id = &svid.leaf.id;
+        let ours = id.trust_domain() == self.requester.server.trust_domain()
+            && id.as_workload().is_some_and(|(namespace, _)| namespace == self.namespace);
+        if ours {
+            Ok(svid)
+        } else {
+            let wanted = format!("a workload of the namespace {}", self.namespace);
+            Err(EnrollError::Identity { got: svid.leaf.id, wanted }.into())
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! join token ─► enroll ─► agent SVID (file) ─► renew ─► workload SVID (memory) ─► sds ─► Envoy ◄─ bootstrap, supervisor
 //! ```
+//! In a Kubernetes pod the pod's own service-account token is shown for each workload SVID, and there is no agent SVID.
 
 mod admin;
 mod args;

@@ -109,15 +109,28 @@ impl Slot {
 pub(crate) struct Renewal {
     agent: Slot,
     workload: Slot,
+    /// There is no agent certificate and needs to be none: a token is shown instead.
+    by_token: bool,
 }
 
 impl Renewal {
     pub(crate) fn new(now: OffsetDateTime) -> Self {
-        Self { agent: Slot::empty(now), workload: Slot::empty(now) }
+        Self { agent: Slot::empty(now), workload: Slot::empty(now), by_token: false }
+    }
+
+    /// For a workload certificate alone.
+    pub(crate) fn by_token(now: OffsetDateTime) -> Self {
+        Self { by_token: true, ..Self::new(now) }
     }
 
     /// What to do at `now`.
     pub(crate) fn next(&self, now: OffsetDateTime) -> Step {
+        if self.by_token {
+            return match self.workload.wait(now) {
+                Duration::ZERO => Step::Workload,
+                wait => Step::Wait(wait),
+            };
+        }
         let agent = self.agent.wait(now);
         match self.agent.held {
             None if agent.is_zero() => Step::Join,
@@ -172,7 +185,7 @@ impl Renewal {
 
     /// Whether somebody must look: there is no certificate, or less than a third of its life is left and renewal fails.
     pub(crate) fn alert(&self, now: OffsetDateTime) -> bool {
-        self.agent.alert(now) || self.workload.alert(now)
+        (!self.by_token && self.agent.alert(now)) || self.workload.alert(now)
     }
 
     fn slot(&mut self, which: Which) -> &mut Slot {

@@ -36,6 +36,11 @@ impl OwnSvid {
         Arc::default()
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.load().is_none()
+    }
+
     /// Takes the SVID away, as it has expired: a server refuses every handshake, a client presents nothing.
     pub fn clear(&self) {
         self.0.store(None);

@@ -34,6 +34,9 @@ struct Fake {
     down: AtomicBool,
     joins: AtomicU32,
     renewals: AtomicU32,
+    /// The pod's token that is known, and how often it was shown.
+    pod_token: Mutex<String>,
+    by_token: AtomicU32,
 }
 
 impl Fake {
@@ -85,7 +88,17 @@ impl IstioCertificateService for Shared {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        assert_eq!(caller(&request).as_deref(), Some(AGENT));
+        match request.metadata().get("authorization") {
+            None => assert!([Some(AGENT), Some(WORKLOAD)].contains(&caller(&request).as_deref())),
+            Some(token) => {
+                assert_eq!(caller(&request), None);
+                let known = format!("Bearer {}", self.0.pod_token.lock().expect("no panic"));
+                if token.as_bytes() != known.as_bytes() {
+                    return Err(Status::unauthenticated("no such token"));
+                }
+                self.0.by_token.fetch_add(1, Ordering::SeqCst);
+            }
+        }
         let csr = request.into_inner().csr;
         let cert_chain = self.0.sign(&csr, WORKLOAD, &self.0.lifetimes.1, Usage::ServerAndClient)?;
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
@@ -130,6 +143,8 @@ impl Scene {
             down: AtomicBool::new(false),
             joins: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
+            pod_token: Mutex::new("first".to_owned()),
+            by_token: AtomicU32::new(0),
         });
         let incoming = tls::serve(listener, tls::server_config(own, trust), tls::Limits::default());
         let router = tls::grpc_server()
@@ -151,7 +166,29 @@ impl Scene {
         if token {
             line.extend(["--join-token-file", &token_file]);
         }
-        let args = crate::testing::arguments(&line);
+        self.live(&line)
+    }
+
+    /// As in a pod.
+    fn start_by_token(&self, workload: &str) -> Life {
+        let (bundle, sds, token) =
+            (self.file("root.pem"), self.file("sds/sds.sock"), self.file("istio-token"));
+        let mut line = vec!["--ca-addr", &self.address, "--ca-id", SERVER, "--trust-bundle", &bundle];
+        line.extend([
+            "--workload",
+            workload,
+            "--capture",
+            "none",
+            "--sds-socket",
+            &sds,
+            "--token-file",
+            &token,
+        ]);
+        self.live(&line)
+    }
+
+    fn live(&self, line: &[&str]) -> Life {
+        let args = crate::testing::arguments(line);
         let state = State::open(&args, None).expect("folders");
         let trust = Trust::load(&args).expect("a bundle");
         assert_eq!(trust.server_id.as_str(), SERVER);
@@ -269,5 +306,35 @@ async fn an_expired_certificate_is_not_served_and_not_ready_until_there_is_anoth
     scene.fake.lifetimes.1.store(3600, Ordering::SeqCst);
     scene.fake.down.store(false, Ordering::SeqCst);
     life.until("another one", Secrets::has_certificate).await;
+    life.end().await;
+}
+
+#[tokio::test]
+async fn in_a_pod_its_token_is_shown_as_it_is_at_the_time() {
+    let scene = Scene::new(None).await;
+    let missing = scene.start_by_token("shop/orders");
+    eventually("the missing token is named", || missing.reasons().contains("istio-token")).await;
+    missing.end().await;
+    std::fs::write(scene.file("istio-token"), "first\n").expect("written");
+    // Half of the life of these is over at once, with the two minutes of backdating.
+    scene.fake.lifetimes.1.store(60, Ordering::SeqCst);
+    let mut life = scene.start_by_token("shop/orders");
+    life.until("a certificate", Secrets::has_certificate).await;
+    // The kubelet replaces it.
+    std::fs::write(scene.file("istio-token"), "second\n").expect("written");
+    *scene.fake.pod_token.lock().expect("no panic") = "second".to_owned();
+    let before = scene.fake.by_token.load(Ordering::SeqCst);
+    eventually("renewed by the new one", || scene.fake.by_token.load(Ordering::SeqCst) > before).await;
+    assert!(!Path::new(&scene.file("sds/agent-svid.pem")).exists(), "nothing is stored");
+    life.end().await;
+    assert_eq!(scene.fake.joins.load(Ordering::SeqCst) + scene.fake.renewals.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_namespace_is_not_taken() {
+    let scene = Scene::new(None).await;
+    std::fs::write(scene.file("istio-token"), "first\n").expect("written");
+    let life = scene.start_by_token("other/orders");
+    eventually("the wrong identity is named", || life.reasons().contains("namespace other")).await;
     life.end().await;
 }
