@@ -8,6 +8,7 @@
 //! ```
 //! Appending never waits for the disk, and no decision depends on it.
 
+pub(crate) mod capture;
 mod event;
 mod file;
 mod line;
@@ -34,6 +35,8 @@ use writer::Writer;
 /// can neither fill the disk nor push what matters out of the queue.
 const REFUSALS: (f64, f64) = (200.0, 20.0);
 const REVIEWS: (f64, f64) = (5000.0, 50.0);
+/// The same for what is only known by its words.
+const LOGGED: (f64, f64) = (200.0, 20.0);
 
 /// How a trail is kept.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,7 @@ struct Inner {
     counters: Counters,
     refusals: Mutex<Bucket>,
     reviews: Mutex<Bucket>,
+    logged: Mutex<Bucket>,
 }
 
 impl Trail {
@@ -87,8 +91,9 @@ impl Trail {
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let counters = Counters::default();
         let writer = Writer::start(path, options, counters.clone())?;
-        let (refusals, reviews) = (Mutex::new(Bucket::new(REFUSALS)), Mutex::new(Bucket::new(REVIEWS)));
-        Ok(Self(Some(Arc::new(Inner { writer, counters, refusals, reviews }))))
+        let [refusals, reviews, logged] =
+            [REFUSALS, REVIEWS, LOGGED].map(|rate| Mutex::new(Bucket::new(rate)));
+        Ok(Self(Some(Arc::new(Inner { writer, counters, refusals, reviews, logged }))))
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -113,6 +118,12 @@ impl Trail {
         self.0.as_ref().map(|inner| inner.writer.head())
     }
 
+    /// Makes it the trail of this process: what libraries log with the target `audit` goes into it, whatever the log filter
+    /// says.
+    pub fn install(&self) {
+        capture::install(self.clone());
+    }
+
     /// Registers what the trail counts. Call once.
     pub fn register(&self, metrics: &crate::Metrics) {
         if let Some(inner) = &self.0 {
@@ -127,6 +138,7 @@ impl Inner {
             None => return true,
             Some(Provoked::Refusal) => &self.refusals,
             Some(Provoked::Review) => &self.reviews,
+            Some(Provoked::Logged) => &self.logged,
         };
         bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }

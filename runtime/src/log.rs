@@ -66,7 +66,9 @@ impl LogArgs {
             Format::Json => format.json().flatten_event(true).with_ansi(false).boxed(),
         };
         // A failure means that logging runs already.
-        if tracing_subscriber::registry().with(filter).with(format).try_init().is_ok() {
+        let format = format.with_filter(filter);
+        let subscriber = tracing_subscriber::registry().with(format).with(crate::audit::capture::layer());
+        if subscriber.try_init().is_ok() {
             let _ = FILTER.set(handle);
         }
         Ok(())
@@ -94,7 +96,7 @@ pub fn set_filter(filter: &str) -> Result<(), LogError> {
     let parsed = parse(filter)?;
     let handle = FILTER.get().ok_or(LogError::NotStarted)?;
     handle.reload(parsed).map_err(|_| LogError::NotStarted)?;
-    tracing::info!(?filter, "what is logged was changed");
+    tracing::info!(target: "audit", ?filter, "what is logged was changed");
     Ok(())
 }
 

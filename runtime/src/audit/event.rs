@@ -1,5 +1,7 @@
 //! What is written down. Names, numbers and reasons only; never a key, a token or a body.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -79,6 +81,16 @@ pub enum Event {
         code: String,
         reason: String,
     },
+    /// A bearer token that is no proof of anything.
+    TokenRefused {
+        code: String,
+        reason: String,
+    },
+    /// Something else that a library logged for the trail.
+    Logged {
+        message: String,
+        fields: BTreeMap<String, String>,
+    },
     MeshChanged {
         compiled: String,
         trust_domain: String,
@@ -128,13 +140,17 @@ pub enum PolicyState {
 pub(super) enum Provoked {
     Refusal,
     Review,
+    Logged,
 }
 
 impl Event {
     /// Which share of the trail it counts against, if strangers can cause as many as they like.
     pub(super) fn provoked(&self) -> Option<Provoked> {
         match self {
-            Self::StreamRefused { .. } | Self::CertificateRefused { .. } => Some(Provoked::Refusal),
+            Self::StreamRefused { .. } | Self::CertificateRefused { .. } | Self::TokenRefused { .. } => {
+                Some(Provoked::Refusal)
+            }
+            Self::Logged { .. } => Some(Provoked::Logged),
             Self::PolicyAdmitted { .. } | Self::PolicyRejected { .. } => Some(Provoked::Review),
             _ => None,
         }
@@ -162,6 +178,7 @@ fn cut(value: &mut Value) {
             text.truncate(text.floor_char_boundary(MAX_TEXT));
             text.push('…');
         }
+        Value::Object(fields) => fields.values_mut().for_each(cut),
         Value::Array(list) => {
             let more = list.len().saturating_sub(MAX_LIST);
             list.truncate(MAX_LIST);

@@ -102,6 +102,14 @@ impl Log {
         Ok(true)
     }
 
+    /// Exchanges the file for one that takes nothing, and back.
+    #[cfg(test)]
+    pub(super) fn break_file(&mut self, broken: bool) {
+        let mut options = OpenOptions::new();
+        let options = if broken { options.read(true) } else { options.read(true).append(true) };
+        self.file = options.open(&self.path).expect("the test's file");
+    }
+
     fn write(&mut self, (line, hash): (String, Hash)) -> io::Result<()> {
         if let Err(error) = self.file.write_all(line.as_bytes()) {
             // Half a line in the middle would break the chain when the disk has room again.

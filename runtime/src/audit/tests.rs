@@ -171,6 +171,55 @@ fn what_is_dropped_is_counted_and_said() {
     assert!(checked(&path).whole);
 }
 
+/// What `ca` and `authn` log reaches the trail under its own kind, also where the log says nothing.
+#[test]
+fn what_is_logged_for_the_trail_reaches_it() {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    let (_folder, path) = folder();
+    let trail = Trail::open(&path, Options::default()).unwrap();
+    trail.install();
+    let silent = tracing_subscriber::Layer::with_filter(
+        tracing_subscriber::fmt::layer(),
+        tracing_subscriber::filter::LevelFilter::OFF,
+    );
+    let subscriber = tracing_subscriber::registry().with(silent).with(capture::layer());
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info!(target: "audit", method = "m", id = %"spiffe://a/b", serial = "1", not_after = "t", caller = "none", address = %"::1", "certificate issued");
+        tracing::info!(target: "audit", method = "m", caller = "c", address = %"::1", code = ?7, error = %"no", cause = "why", "certificate refused");
+        tracing::info!(target: "audit", code = ?16, reason = "expired", "token refused");
+        tracing::info!(target: "audit", roots = 2, "keys changed");
+        tracing::info!("not for the trail");
+    });
+    Trail::disabled().install();
+    assert!(trail.flush(LONG));
+    let text = fs::read_to_string(&path).unwrap();
+    for part in [
+        r#""kind":"CertificateIssued","address":"::1","caller":"none","id":"spiffe://a/b","method":"m","notAfter":"t","serial":"1""#,
+        r#""kind":"CertificateRefused","address":"::1","caller":"c","code":"7","method":"m","reason":"no: why""#,
+        r#""kind":"TokenRefused","code":"16","reason":"expired""#,
+        r#""kind":"Logged","fields":{"roots":"2"},"message":"keys changed""#,
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    assert_eq!(text.lines().count(), 5);
+}
+
+/// A disk that refuses: nothing half-written stays, it is loud, and what waited is written when there is room.
+#[test]
+fn a_full_disk_loses_what_does_not_fit_and_says_so() {
+    let (_folder, path) = folder();
+    let mut log = file::Log::open(&path, 1 << 20, "t").unwrap().0;
+    let before = log.head();
+    log.break_file(true);
+    assert!(log.append("t", &deleted("a")).is_err());
+    assert_eq!(log.head(), before);
+    log.break_file(false);
+    log.append("t", &deleted("b")).unwrap();
+    drop(log);
+    let report = checked(&path);
+    assert!(report.whole && report.files[0].lines == 2, "{report:?}");
+}
+
 #[test]
 fn what_cannot_be_opened_is_an_error_and_nothing_is_written_where_it_is_off() {
     let (folder, _) = folder();
