@@ -19,9 +19,9 @@ use crate::admin;
 use crate::args::AgentArgs;
 use crate::capture::Plan;
 use crate::health::Health;
-use authn::schedule;
 use crate::sds::Secrets;
 use crate::state::State;
+use authn::schedule;
 
 /// An Envoy that ran so long was no failed start.
 const STABLE: Duration = Duration::from_secs(10);

@@ -153,7 +153,8 @@ impl IstioCertificateService for Relay {
 
 /// The authority's word as its own; what went wrong on the way there is ours to say.
 fn answered(status: &Status) -> Status {
-    if std::error::Error::source(status).is_some() || matches!(status.code(), Code::Unknown | Code::Cancelled) {
+    if std::error::Error::source(status).is_some() || matches!(status.code(), Code::Unknown | Code::Cancelled)
+    {
         tracing::warn!(error = %status, "the certificate authority cannot be reached");
         return Status::unavailable("the certificate authority cannot be reached");
     }

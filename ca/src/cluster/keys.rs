@@ -164,7 +164,8 @@ impl Keys {
     }
 
     fn is_older(&self, secret: &Secret) -> bool {
-        let number = |version: &Option<String>| version.as_ref().and_then(|version| version.parse::<u128>().ok());
+        let number =
+            |version: &Option<String>| version.as_ref().and_then(|version| version.parse::<u128>().ok());
         number(&secret.metadata.resource_version) < number(&self.version)
     }
 
@@ -205,7 +206,9 @@ impl Keys {
         let wish = match (&self.plugged, self.rotate) {
             (Some(material), rotate) => {
                 if rotate.is_some() {
-                    tracing::warn!("a plugged certificate authority is changed by its Secret {PLUGGED}, not by rotation");
+                    tracing::warn!(
+                        "a plugged certificate authority is changed by its Secret {PLUGGED}, not by rotation"
+                    );
                 }
                 Wish::Plugged(material.clone())
             }
@@ -261,7 +264,10 @@ async fn read_or_create(
     for _ in 0..ATTEMPTS {
         if let Some(secret) = in_time(secrets.get_opt(SECRET)).await? {
             let state = State::from_secret(&secret, domain);
-            return Ok((state.map_err(|e| KeysError::Material(SECRET, e))?, secret.metadata.resource_version));
+            return Ok((
+                state.map_err(|e| KeysError::Material(SECRET, e))?,
+                secret.metadata.resource_version,
+            ));
         }
         let state = match in_time(secrets.get_opt(PLUGGED)).await? {
             Some(secret) => {

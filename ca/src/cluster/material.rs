@@ -21,7 +21,8 @@ const ROOTS: &str = "root-cert.pem";
 /// Keys of our Secret besides: the signer's own roots, the successor, and how far a change of roots is. `root-cert.pem`
 /// holds everything that is to be trusted, for tools; it is written, never read.
 const OWN_ROOTS: &str = "ca-root-cert.pem";
-const NEXT: [&str; 4] = ["next-ca-cert.pem", "next-ca-key.pem", "next-cert-chain.pem", "next-ca-root-cert.pem"];
+const NEXT: [&str; 4] =
+    ["next-ca-cert.pem", "next-ca-key.pem", "next-cert-chain.pem", "next-ca-root-cert.pem"];
 const ROTATION: &str = "rotation.json";
 /// Longest value in bytes that is read.
 const MAX_BYTES: usize = 64 * 1024;
@@ -81,7 +82,11 @@ impl Material {
         Self::read(secret.data.as_ref(), [CERTIFICATE, KEY, CHAIN, ROOTS], domain)
     }
 
-    fn read(data: Option<&Data>, keys: [&'static str; 4], domain: &TrustDomain) -> Result<Self, MaterialError> {
+    fn read(
+        data: Option<&Data>,
+        keys: [&'static str; 4],
+        domain: &TrustDomain,
+    ) -> Result<Self, MaterialError> {
         let [certificate, key, chain, roots] = keys;
         let material = Self {
             certificate: text(data, certificate)?.ok_or(MaterialError::Missing(certificate))?,
@@ -196,9 +201,10 @@ impl State {
     /// The roots besides the signer's.
     pub(crate) fn others(&self) -> Result<Vec<TrustBundle>, MaterialError> {
         let next = self.next.iter().map(|next| next.material.roots());
-        let retired = self.retired.iter().map(|retired| {
-            TrustBundle::from_pem(retired.roots.as_bytes()).map_err(MaterialError::Roots)
-        });
+        let retired = self
+            .retired
+            .iter()
+            .map(|retired| TrustBundle::from_pem(retired.roots.as_bytes()).map_err(MaterialError::Roots));
         next.chain(retired).collect()
     }
 

@@ -29,7 +29,8 @@ pub trait Pods: Send + Sync + 'static {
     fn pod<'a>(&'a self, namespace: &'a str, name: &'a str) -> Asking<'a, Option<PodFacts>>;
 
     /// Whether any pod in `namespace` that lives runs as `service_account`.
-    fn service_account_in_use<'a>(&'a self, namespace: &'a str, service_account: &'a str) -> Asking<'a, bool>;
+    fn service_account_in_use<'a>(&'a self, namespace: &'a str, service_account: &'a str)
+    -> Asking<'a, bool>;
 }
 
 /// The API server's pods.
@@ -72,7 +73,11 @@ impl Pods for KubePods {
         Box::pin(async move { Ok(in_time(self.api(namespace).get_opt(name)).await?.map(facts)) })
     }
 
-    fn service_account_in_use<'a>(&'a self, namespace: &'a str, service_account: &'a str) -> Asking<'a, bool> {
+    fn service_account_in_use<'a>(
+        &'a self,
+        namespace: &'a str,
+        service_account: &'a str,
+    ) -> Asking<'a, bool> {
         Box::pin(async move {
             // A name with a comma or an equals sign would be read as another question.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';

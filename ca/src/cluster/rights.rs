@@ -115,9 +115,10 @@ pub fn rules(scope: Scope) -> serde_json::Value {
 /// The file that the chart includes: YAML with the lists `cluster` and `namespace`.
 pub fn manifest() -> String {
     use std::fmt::Write as _;
-    let mut text = "# What the certificate authority may do in the API server. Made from ca/src/cluster/rights.rs:\n\
+    let mut text =
+        "# What the certificate authority may do in the API server. Made from ca/src/cluster/rights.rs:\n\
                     # BLESS=1 cargo test -p ca rights\n"
-        .to_owned();
+            .to_owned();
     for (scope, name) in [(Scope::Cluster, "cluster"), (Scope::Namespace, "namespace")] {
         let _ = writeln!(text, "{name}:");
         for right in RIGHTS.iter().filter(|right| right.scope == scope) {

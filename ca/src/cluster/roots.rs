@@ -72,7 +72,10 @@ impl Known {
     fn namespace(&mut self, event: Event<Namespace>) {
         let wanted = |namespace: &Namespace| {
             let ending = namespace.metadata.deletion_timestamp.is_some()
-                || namespace.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Terminating"));
+                || namespace
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.phase.as_deref() == Some("Terminating"));
             let name = namespace.metadata.name.clone().unwrap_or_default();
             (!ending && !WITHOUT.contains(&name.as_str()), name)
         };
@@ -212,7 +215,10 @@ impl Roots {
             }
             if !writes.rate.take(namespace, Instant::now()) {
                 if writes.restless.insert(namespace.clone()) {
-                    tracing::warn!(namespace, "somebody else keeps changing {CONFIG_MAP}: it is put right less often");
+                    tracing::warn!(
+                        namespace,
+                        "somebody else keeps changing {CONFIG_MAP}: it is put right less often"
+                    );
                 }
                 writes.later.insert(namespace.clone());
                 continue;
@@ -238,7 +244,11 @@ impl Roots {
             }
             Err(error) => {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(namespace, error = &error as &dyn std::error::Error, "{CONFIG_MAP} cannot be written");
+                tracing::warn!(
+                    namespace,
+                    error = &error as &dyn std::error::Error,
+                    "{CONFIG_MAP} cannot be written"
+                );
                 writes.later.insert(namespace.to_owned());
             }
         }

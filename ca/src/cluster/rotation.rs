@@ -73,7 +73,12 @@ fn plug(state: &mut State, material: Material) -> Result<(), MaterialError> {
         let same = |root: &[u8]| trusted.roots().any(|one| one == root);
         if roots.roots().all(same) {
             // Another certificate below the same root: everybody trusts it already.
-            *state = State { signer: material, origin: Origin::Plugged, next: None, retired: state.retired.clone() };
+            *state = State {
+                signer: material,
+                origin: Origin::Plugged,
+                next: None,
+                retired: state.retired.clone(),
+            };
         } else {
             state.next = Some(Next { material, origin: Origin::Plugged, published: None, at_once: false });
         }

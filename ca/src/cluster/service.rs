@@ -16,9 +16,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
 use super::Pods;
-use crate::{
-    Counters, Error, Issuance, Issuer, MAX_MESSAGE_BYTES, certificates::check_metadata, desk::Desk,
-};
+use crate::{Counters, Error, Issuance, Issuer, MAX_MESSAGE_BYTES, certificates::check_metadata, desk::Desk};
 
 /// Metadata key of a relayed request: the address that the relay took it from. For limits and the log only.
 pub const RELAYED_FOR: &str = "countersign-relayed-for";
@@ -112,8 +110,7 @@ impl ClusterCertificates {
         let IstioCertificateRequest { csr, validity_duration, metadata } = request.get_ref();
         check_metadata(metadata.as_ref())?;
         let request = SigningRequest::from_pem(csr)?;
-        let dns =
-            if id == self.names.controller { self.names.controller_dns.clone() } else { Vec::new() };
+        let dns = if id == self.names.controller { self.names.controller_dns.clone() } else { Vec::new() };
         self.issuer.named_workload(id, dns, &request, *validity_duration, OffsetDateTime::now_utc())
     }
 
@@ -218,8 +215,7 @@ impl IstioCertificateService for ClusterCertificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let address =
-            authn::connection(&request).map_or(Ipv6Addr::UNSPECIFIED.into(), |info| info.peer.ip());
+        let address = authn::connection(&request).map_or(Ipv6Addr::UNSPECIFIED.into(), |info| info.peer.ip());
         let mut caller = Caller { address, proven: "none".to_owned() };
         let outcome = self.create(&request, &mut caller).await;
         let Issuance { chain, id: _, leaf: _ } =
