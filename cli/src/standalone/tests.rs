@@ -94,7 +94,7 @@ async fn ready_comes_with_the_first_list_and_the_addresses_are_told() {
     );
     let condition = |kind: &str| object.conditions.iter().find(|c| c.kind == kind).unwrap();
     assert_eq!(condition("Accepted").status, "True");
-    assert_eq!(condition("Enforced").reason, "SelectsNothing");
+    assert_eq!(condition("Enforced").reason, "NoTargets");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

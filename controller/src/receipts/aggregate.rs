@@ -107,7 +107,7 @@ impl Aggregate {
         let before = std::mem::replace(&mut self.facts, facts.clone());
         for (object, fact) in &*facts {
             match before.get(object) {
-                Some(old) if Arc::ptr_eq(old, fact) => {}
+                Some(old) if Arc::ptr_eq(old, fact) || old == fact => {}
                 Some(old) => {
                     if (&old.attachment, old.mesh_wide) != (&fact.attachment, fact.mesh_wide) {
                         self.retarget(fact);
@@ -217,7 +217,10 @@ impl Aggregate {
                 replica.policies.insert(row.object.clone(), row.clone());
             }
             Row::Proxy(row) => {
-                replica.proxies.insert(row.id, row.clone());
+                let before = replica.proxies.insert(row.id, row.clone());
+                if let Some(before) = before.filter(|before| before.workload != row.workload) {
+                    self.disconnected(name, &before);
+                }
                 let connections = self.connections.entry(row.workload.clone()).or_default();
                 connections.insert((name.clone(), row.id));
                 self.workload_changed(&row.workload.clone());

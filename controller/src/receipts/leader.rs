@@ -318,11 +318,10 @@ impl Term {
         if !self.following.contains_key(name) {
             return;
         }
+        // Who refuses a connection need not be waited for.
+        self.unheard.retain(|unheard| unheard != name);
         match heard {
-            Heard::Said(delta) => {
-                self.unheard.retain(|unheard| unheard != name);
-                self.aggregate.said(name, delta);
-            }
+            Heard::Said(delta) => self.aggregate.said(name, delta),
             Heard::Lost => self.aggregate.lost(name),
         }
     }

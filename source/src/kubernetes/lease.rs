@@ -39,7 +39,7 @@ impl Default for Timing {
             duration: Duration::from_secs(4),
             term: Duration::from_secs(3),
             renew: Duration::from_secs(1),
-            look: Duration::from_millis(500),
+            look: Duration::from_millis(400),
             patience: Duration::from_secs(10),
         }
     }

@@ -25,8 +25,8 @@ const DURATION: Duration = Duration::from_secs(6);
 /// After missing rights.
 const PATIENCE: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(2);
-/// An announcement that was not renewed for so long may be taken back by anybody.
-pub const FORGOTTEN: Duration = Duration::from_secs(600);
+/// An announcement that was not renewed for so long is taken back by whoever sees that: its replica was killed.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// The replica that this process is.
 #[derive(Clone, Debug)]
@@ -86,13 +86,6 @@ pub async fn announce(client: Client, namespace: &str, me: Me, stop: impl Future
     }
 }
 
-/// Takes back the announcement of a replica that is long gone.
-pub async fn forget(client: Client, namespace: &str, replica: &str) {
-    let leases: Api<Lease> = Api::namespaced(client, namespace);
-    // Whatever comes of it: the next look shows.
-    let _ = timeout(REQUEST, leases.delete(&lease_name(replica), &DeleteParams::default())).await;
-}
-
 fn params() -> PatchParams {
     PatchParams::apply("countersign-replica").force()
 }
@@ -130,7 +123,7 @@ fn lease(me: &Me) -> Lease {
 pub async fn follow(client: Client, namespace: &str, replicas: watch::Sender<Replicas>) {
     let leases: Api<Lease> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().labels(&format!("{LABEL}=true"));
-    let events = watcher(leases, config).default_backoff();
+    let events = watcher(leases.clone(), config).default_backoff();
     tokio::pin!(events);
     let mut known = Known::default();
     let mut complained = None;
@@ -142,8 +135,13 @@ pub async fn follow(client: Client, namespace: &str, replicas: watch::Sender<Rep
         match event {
             Ok(Some(event)) => {
                 complained = None;
-                if known.take(event, Instant::now()) {
+                let now = Instant::now();
+                if known.take(event, now) {
                     replicas.send_replace(known.replicas.clone());
+                }
+                for name in known.forgotten(now) {
+                    // Whatever comes of it, the watch tells.
+                    let _ = timeout(REQUEST, leases.delete(&lease_name(&name), &DeleteParams::default())).await;
                 }
             }
             Ok(None) => return,
@@ -197,6 +195,17 @@ impl Known {
         false
     }
 
+    /// Those that nobody renews any more. Each is named once in that time.
+    fn forgotten(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let old = |replica: &Replica| now.saturating_duration_since(replica.renewed) > FORGOTTEN;
+        let mut names = Vec::new();
+        for (name, replica) in self.replicas.iter_mut().filter(|(_, replica)| old(replica)) {
+            replica.renewed = now;
+            names.push(name.clone());
+        }
+        names
+    }
+
     fn read(&mut self, lease: &Lease, now: Instant) -> Option<(Arc<str>, Replica)> {
         let name = holder(lease)?;
         let address = lease.metadata.annotations.as_ref()?.get(ADDRESS)?.clone();
@@ -238,6 +247,9 @@ mod tests {
         renewed.spec.as_mut().unwrap().renew_time = Some(MicroTime(Timestamp::from_second(7).unwrap()));
         assert!(known.take(watcher::Event::Apply(renewed), at(6)));
         assert_eq!(known.replicas["a"].renewed, at(6));
+        assert!(known.forgotten(at(600)).is_empty());
+        assert_eq!(known.forgotten(at(607)), ["a".into()]);
+        assert!(known.forgotten(at(608)).is_empty(), "once");
         assert!(known.take(watcher::Event::Delete(lease), at(7)));
         assert!(known.replicas.is_empty());
     }

@@ -174,7 +174,9 @@ async fn a_refusal_is_shown_on_the_policy_and_the_proxy_until_it_heals() {
         (condition(&report, "Programmed").reason == "Rejected").then_some(report)
     })
     .await;
-    assert!(condition(&report, "Programmed").message.contains("shop/orders-1 refused ecds: bad rule"));
+    let message = condition(&report, "Programmed").message;
+    let told = "1/2 proxies; shop/orders-1 refuses ecds inbound.rbac.allow since 2";
+    assert!(message.starts_with(told) && message.ends_with(": bad rule"), "{message}");
     assert_eq!(condition(&report, "Enforced").status, "False");
     let proxy = report.proxies.iter().find(|p| p.name == "orders-1").unwrap();
     let rejected = proxy.types.iter().flat_map(|t| &t.rejected).next().unwrap();
