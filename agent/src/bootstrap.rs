@@ -85,6 +85,8 @@ fn metadata(args: &AgentArgs, address: IpAddr, plan: &Plan) -> Value {
         "INSTANCE_IPS": addresses.join(","),
         "ISTIO_VERSION": ISTIO_VERSION,
         "CLUSTER_ID": "Kubernetes",
+        // So long after a listener changed its old connections may live; until then its policy counts as draining.
+        "COUNTERSIGN_DRAIN_SECONDS": args.drain_time.to_string(),
     });
     if args.inline_policy {
         metadata["COUNTERSIGN_INLINE_POLICY"] = json!("true");
