@@ -33,6 +33,8 @@ use super::process::Process;
 use super::sidecar::{Secrets, Sidecar};
 use super::{FOLDER, Lab, programs, until};
 
+/// The control plane's namespace.
+const ROOT: &str = "istio-system";
 pub const PLAINTEXT: u16 = 15010;
 pub const SECURE: u16 = 15012;
 pub const MONITORING: u16 = 15014;
@@ -45,6 +47,7 @@ pub struct Cluster<'lab> {
     /// Signs the certificates of bare Envoys and callers.
     pub authority: Authority,
     controllers: Vec<Controller>,
+    ca: Option<(Namespace, Process)>,
     pods: Vec<BarePod>,
 }
 
@@ -87,7 +90,14 @@ impl<'lab> Cluster<'lab> {
         lab.kube().await?;
         let kube = lab.kube.take().context("it was just started")?;
         kube.install_rights().await?;
-        Ok(Self { kube, lab, authority: Authority::new()?, controllers: Vec::new(), pods: Vec::new() })
+        Ok(Self {
+            kube,
+            lab,
+            authority: Authority::new()?,
+            controllers: Vec::new(),
+            ca: None,
+            pods: Vec::new(),
+        })
     }
 
     /// A controller, in a namespace called so, ready.
@@ -97,6 +107,44 @@ impl<'lab> Cluster<'lab> {
     pub async fn controller(&mut self, name: &str) -> Result<()> {
         self.controller_with(name, &["--webhook-addr", "off", "--ca-addr", "off", "--secure-addr", "off"])
             .await
+    }
+
+    /// The certificate authority, in a namespace of its own, ready.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub async fn ca(&mut self) -> Result<()> {
+        let at = self.lab.network.namespace("ca")?;
+        let token = self.kube.token(ROOT, "countersign-ca", "", None, 7200).await?;
+        let kubeconfig = self.kube.kubeconfig("ca", &token)?;
+        let mut command = at.command(programs::countersign());
+        command.arg("ca").arg("--kubeconfig").arg(kubeconfig);
+        command.args(["--addr", &format!("0.0.0.0:{SECURE}")]);
+        command.args(["--monitoring-addr", &format!("0.0.0.0:{MONITORING}")]);
+        let (_, process) = self.ca.insert((at.clone(), Process::start("ca", &self.lab.logs, command)?));
+        until("the certificate authority is ready", async || {
+            let ended = process.ended();
+            ensure!(ended.is_none(), "the certificate authority ended: {ended:?}\n{}", process.tail(30));
+            Ok((monitoring(&at, "/ready").await.got == Got::Status(200)).then_some(()))
+        })
+        .await
+    }
+
+    /// A controller with a secure port, certified by [`Cluster::ca`], ready: one of several replicas.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub async fn replica(&mut self, name: &str) -> Result<()> {
+        let (ca, _) = self.ca.as_ref().context("the certificate authority comes first")?;
+        let (ca, secure) = (format!("{}:{SECURE}", ca.v4), format!("0.0.0.0:{SECURE}"));
+        let arguments = ["--webhook-addr", "off", "--ca-addr", &ca, "--secure-addr", &secure];
+        self.prepare_controller(name, &arguments).await?;
+        let controller = self.at(name);
+        controller
+            .arguments
+            .extend(["--advertise-addr".to_owned(), format!("{}:{SECURE}", controller.at.v4)]);
+        controller.start()?;
+        controller.ready().await
     }
 
     /// A controller with more arguments, ready.
@@ -117,7 +165,7 @@ impl<'lab> Cluster<'lab> {
     pub async fn prepare_controller(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
         let at = self.lab.network.namespace(&format!("ctl-{name}"))?;
         let gate = Gate::open_at(BRIDGE.into(), self.kube.address()).await?;
-        let token = self.kube.token("istio-system", "countersign", "", None, 7200).await?;
+        let token = self.kube.token(ROOT, "countersign", "", None, 7200).await?;
         let kubeconfig = self.kube.kubeconfig_at(name, &gate.url(), &token)?;
         self.controllers.push(Controller {
             name: name.to_owned(),
@@ -329,6 +377,8 @@ impl Controller {
     pub fn start(&mut self) -> Result<()> {
         self.process = None;
         let mut command: Command = self.at.command(programs::countersign());
+        // Replicas on one machine would have one name.
+        command.env("POD_NAME", format!("countersign-{}", self.name));
         command.arg("controller").arg("--kubeconfig").arg(&self.kubeconfig);
         command.args(["--mesh-config-map", "istio-system/istio"]);
         command.args(["--plaintext-addr", &format!("0.0.0.0:{PLAINTEXT}")]);
@@ -374,10 +424,7 @@ impl Controller {
 
     /// A page of its monitoring address, as somebody on its machine sees it.
     pub async fn monitoring(&self, path: &str) -> Answer {
-        let caller = Caller::new(&self.at, Credential::Plaintext);
-        let mut request = super::get(path);
-        request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
-        caller.send((Ipv4Addr::LOCALHOST, MONITORING).into(), request).await
+        monitoring(&self.at, path).await
     }
 
     /// Resident memory in bytes.
@@ -396,6 +443,13 @@ impl Controller {
     pub fn tail(&self, lines: usize) -> String {
         self.process.as_ref().map(|process| process.tail(lines)).unwrap_or_default()
     }
+}
+
+async fn monitoring(at: &Namespace, path: &str) -> Answer {
+    let mut request = super::get(path);
+    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
+    let caller = Caller::new(at, Credential::Plaintext);
+    caller.send((Ipv4Addr::LOCALHOST, MONITORING).into(), request).await
 }
 
 /// The pod and its Service as the cluster holds them; the pod's UID.

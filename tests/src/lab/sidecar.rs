@@ -110,14 +110,14 @@ impl Sidecar<'_> {
                 }}],
             }},
             "static_resources": {"clusters": [
-                cluster("sds-grpc", json!([{"lb_endpoints": [{"endpoint": {"address": pipe}}]}])),
-                cluster("xds-grpc", xds.into()),
+                cluster("sds-grpc", &json!([{"lb_endpoints": [{"endpoint": {"address": pipe}}]}])),
+                cluster("xds-grpc", &xds.into()),
             ]},
         })
     }
 }
 
-fn cluster(name: &str, endpoints: Value) -> Value {
+fn cluster(name: &str, endpoints: &Value) -> Value {
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let keepalive = json!({"interval": "2s", "timeout": "2s"});
     json!({
