@@ -158,7 +158,7 @@ fn the_certificate_is_kept_live() {
 fn renewals_break_no_write() {
     kube::own(here!(), async |kube| {
         let lifetimes = lifetimes(Duration::from_secs(12), Duration::from_secs(2));
-        let mut plane = Plane::with(kube, lifetimes).await?;
+        let plane = Plane::with(kube, lifetimes).await?;
         let other = Replica::start(kube, lifetimes).await?;
         let ns = kube.fresh_namespace("renewal").await?;
         plane.writable(&ns).await?;

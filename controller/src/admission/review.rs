@@ -179,7 +179,7 @@ pub(super) fn allowed(request: &Request, warnings: &[String]) -> Value {
     if !warnings.is_empty() {
         response["warnings"] = warnings.into();
     }
-    review(response)
+    review(&response)
 }
 
 /// The reasons of a refusal, one per error, with the field that it is about.
@@ -208,7 +208,7 @@ pub(super) fn denied(request: &Request, findings: &[Finding]) -> Value {
     if !warnings.is_empty() {
         response["warnings"] = warnings.into();
     }
-    review(response)
+    review(&response)
 }
 
 /// The findings that are warnings, as text.
@@ -221,7 +221,7 @@ fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     findings.iter().filter(|finding| finding.severity == Severity::Error)
 }
 
-fn review(response: Value) -> Value {
+fn review(response: &Value) -> Value {
     json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
 }
 

@@ -229,3 +229,31 @@ fn tokens_that_nobody_asks_for() {
     let asking = authorization("a", "x", "ALLOW", "{from: [{source: {requestPrincipals: ['*']}}]}");
     check(&mut publisher([asking]), &request, &[]);
 }
+
+/// The owner of the state does nothing else meanwhile: also where everything is selected, it must be quick.
+#[test]
+fn a_large_mesh_is_looked_at_in_milliseconds() {
+    let many = (0..2000).flat_map(|n| {
+        let app = format!("app-{n}");
+        let address = format!("10.{}.{}.9", 20 + n / 250, n % 250);
+        [
+            Object::Workload(pod("a", &format!("{app}-1"), &app, &address)),
+            authorization("a", &app, "DENY", "{from: [{source: {principals: [p]}}]}"),
+        ]
+    });
+    let mut publisher = publisher(many);
+    let policy = authorization("istio-system", "x", "DENY", "{from: [{source: {principals: [p]}}]}");
+    let everybody = object(
+        "AuthorizationPolicy",
+        "istio-system",
+        "{action: DENY, rules: [{from: [{source: {principals: [p]}}]}]}",
+    );
+    for object in [policy, everybody] {
+        let start = std::time::Instant::now();
+        assert!(!advise(&mut publisher, &object).is_empty());
+        let took = start.elapsed();
+        println!("{took:?}");
+        // A debug build on a busy machine.
+        assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    }
+}
