@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use runtime::audit::{Options, Trail};
 use serde_json::{Value, json};
 use source::kubernetes::webhook;
-use source::kubernetes::{Counters, MeshSource};
+use source::kubernetes::{Counters, MeshSource, Scope};
 use tests::lab::kube::Kube;
 use tests::lab::until;
 use tokio::net::TcpListener;
@@ -41,6 +41,7 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(kube: &Kube, lifetimes: Lifetimes) -> Result<Self> {
+        let keeper = keeper(kube).await?;
         runtime::tls::install_provider();
         let metrics = runtime::Metrics::new(runtime::Version::of("test"));
         let folder = tempfile::tempdir()?;
@@ -53,7 +54,7 @@ impl Replica {
         let client = source::kubernetes::client(Some(&kube.admin_kubeconfig()?)).await?;
         let mesh = MeshSource::ConfigMap { namespace: NAMESPACE.into(), name: "istio".into() };
         let watched = source::kubernetes::Settings {
-            client: client.clone(),
+            client,
             mesh,
             revision: "default".into(),
             counters: Arc::new(Counters::default()),
@@ -63,7 +64,7 @@ impl Replica {
         let settings = Settings { names, revision: "default".into(), lifetimes, limits: Limits::default() };
         let webhook = Webhook::new(handle.clone(), trail.clone(), &metrics, settings);
         let kept = webhook::Settings {
-            client,
+            client: source::kubernetes::client(Some(&keeper)).await?,
             namespace: NAMESPACE.into(),
             configuration: CONFIGURATION.into(),
             look: (lifetimes.settle < Duration::from_secs(60)).then_some(Duration::from_millis(200)),
@@ -235,4 +236,38 @@ pub(crate) fn policy(api: &str, kind: &str, ns: &str, name: &str, spec: &str) ->
     let spec: Value = serde_yaml::from_str(spec).expect("YAML");
     let metadata = json!({"name": name, "namespace": ns});
     json!({"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+/// The kubeconfig of a service account that may do what the table of rights says of the webhook's objects, and no more.
+async fn keeper(kube: &Kube) -> Result<PathBuf> {
+    let of_webhook = |right: &source::kubernetes::Right| {
+        right
+            .resources
+            .iter()
+            .any(|resource| ["secrets", "validatingwebhookconfigurations"].contains(resource))
+    };
+    let rules = |scope| -> Vec<Value> {
+        let rights = source::kubernetes::rights()
+            .into_iter()
+            .filter(|right| right.scope == scope && of_webhook(right));
+        let rule = |right: source::kubernetes::Right| {
+            let names: Vec<String> =
+                right.names.iter().map(|name| name.replace("{namespace}", NAMESPACE)).collect();
+            json!({"apiGroups": [right.api_group], "resources": right.resources, "verbs": right.verbs, "resourceNames": names})
+        };
+        rights.map(rule).collect()
+    };
+    let rbac = "rbac.authorization.k8s.io/v1";
+    let subject = json!([{"kind": "ServiceAccount", "name": "keeper", "namespace": NAMESPACE}]);
+    for (kind, scope) in [("ClusterRole", Scope::Cluster), ("Role", Scope::Namespace)] {
+        let rules = rules(scope);
+        ensure!(!rules.is_empty(), "no {kind}");
+        let metadata = json!({"name": "keeper", "namespace": NAMESPACE});
+        kube.put(json!({"apiVersion": rbac, "kind": kind, "metadata": metadata, "rules": rules})).await?;
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "keeper"});
+        let binding = format!("{kind}Binding");
+        kube.put(json!({"apiVersion": rbac, "kind": binding, "metadata": metadata, "roleRef": role, "subjects": subject}))
+            .await?;
+    }
+    kube.kubeconfig_of(NAMESPACE, "keeper").await
 }
