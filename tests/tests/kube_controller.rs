@@ -233,3 +233,31 @@ fn the_last_good_version_stays_in_force() {
         Ok(())
     });
 }
+
+/// As an injected sidecar would run: by service-account token to the certificate authority and to the secure port, strict
+/// mutual TLS between pods, and a policy by the caller's account.
+#[test]
+fn agents_with_tokens_are_served_on_the_secure_port() {
+    lab::run(here!(), async |lab| {
+        let mut mesh = Cluster::new(lab).await?;
+        mesh.ca().await?;
+        mesh.kube.apply(&deny("default", "d", "rules: [{to: [{operation: {paths: [/admin]}}]}]")).await?;
+        mesh.replica("one").await?;
+        let orders = mesh.agent_pod(web("default", "orders"), "one").await?;
+        let payment = mesh.caller(mesh.identity("default", "payment")?);
+        let to = orders.on(8080);
+        mesh.becomes(ALLOWED, async |_| payment.get(to, "/").await.got).await?;
+        assert_eq!(payment.get(to, "/admin").await.got, DENIED);
+        let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: \
+                      istio-system}\nspec: {mtls: {mode: STRICT}}\n";
+        mesh.kube.apply(strict).await?;
+        let plaintext = mesh.caller(Credential::Plaintext);
+        mesh.becomes(Got::Closed, async |_| plaintext.get(to, "/").await.got).await?;
+        assert_eq!(payment.get(to, "/").await.got, ALLOWED);
+        // The Envoy that comes back is served by its certificate, without a new token.
+        std::fs::write(orders.folder.join("token"), "used up")?;
+        orders.kill_envoy()?;
+        mesh.becomes(ALLOWED, async |_| payment.get(to, "/").await.got).await?;
+        mesh.becomes(DENIED, async |_| payment.get(to, "/admin").await.got).await
+    });
+}

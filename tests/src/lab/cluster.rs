@@ -16,11 +16,14 @@
 //! # }
 //! ```
 
+mod agent;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -32,6 +35,8 @@ use super::pod::{Pod, PodSpec, Protocol};
 use super::process::Process;
 use super::sidecar::{Secrets, Sidecar};
 use super::{FOLDER, Lab, programs, until};
+
+pub use agent::AgentPod;
 
 /// The control plane's namespace.
 const ROOT: &str = "istio-system";
@@ -127,7 +132,17 @@ impl<'lab> Cluster<'lab> {
             ensure!(ended.is_none(), "the certificate authority ended: {ended:?}\n{}", process.tail(30));
             Ok((monitoring(&at, "/ready").await.got == Got::Status(200)).then_some(()))
         })
-        .await
+        .await?;
+        // From now on the lab mints what this authority could have signed.
+        let secret =
+            self.kube.get("v1", "Secret", ROOT, "countersign-ca").await?.context("no Secret of the CA")?;
+        let pem = |key: &str| -> Result<String> {
+            let text =
+                secret["data"][key].as_str().with_context(|| format!("no {key} in the CA's Secret"))?;
+            Ok(String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text)?)?)
+        };
+        self.authority = Authority::from_pem(pem("ca-cert.pem")?, &pem("ca-key.pem")?)?;
+        Ok(())
     }
 
     /// A controller with a secure port, certified by [`Cluster::ca`], ready: one of several replicas.

@@ -56,6 +56,7 @@ use nix::sys::signal::Signal;
 
 pub use gate::{Gate, Through};
 pub use server::assets;
+pub(in crate::lab) use server::private;
 pub use tokens::Claims;
 
 use server::Server;
@@ -199,7 +200,7 @@ impl Kube {
     /// If it cannot be written.
     pub fn kubeconfig_at(&self, name: &str, url: &str, token: &str) -> Result<PathBuf> {
         let path = self.folder().join(format!("{name}.kubeconfig"));
-        server::private(&path, &self.server.kubeconfig(url, token))?;
+        private(&path, &self.server.kubeconfig(url, token))?;
         Ok(path)
     }
 

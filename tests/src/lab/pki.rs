@@ -108,9 +108,15 @@ impl Authority {
     /// If it has none yet.
     pub fn of_state(state: &Path) -> Result<Self> {
         let root_pem = std::fs::read_to_string(state.join("root-cert.pem")).context("root-cert.pem")?;
-        let key =
-            KeyPair::from_pem(&std::fs::read_to_string(state.join("ca-key.pem")).context("ca-key.pem")?)?;
-        let issuer = Issuer::from_ca_cert_pem(&root_pem, key)?;
+        Self::from_pem(root_pem, &std::fs::read_to_string(state.join("ca-key.pem")).context("ca-key.pem")?)
+    }
+
+    /// A self-signed authority whose key is known.
+    ///
+    /// # Errors
+    /// If they are no certificate and key.
+    pub fn from_pem(root_pem: String, key: &str) -> Result<Self> {
+        let issuer = Issuer::from_ca_cert_pem(&root_pem, KeyPair::from_pem(key)?)?;
         Ok(Self { root_pem, issuer })
     }
 

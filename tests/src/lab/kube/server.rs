@@ -244,7 +244,7 @@ fn certificates(folder: &Path, ip: IpAddr) -> Result<String> {
 }
 
 /// Writes a file only its owner can read.
-pub(super) fn private(path: &Path, text: &str) -> Result<()> {
+pub(in crate::lab) fn private(path: &Path, text: &str) -> Result<()> {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
     Ok(file.write_all(text.as_bytes())?)
