@@ -286,9 +286,10 @@ fn an_outage_takes_nothing_away() {
             kube.delete(&deny("c")).await?;
         }
         kube.stop()?;
-        told.until("frozen", |told| told.frozen.is_some()).await?;
-        let reason = told.frozen.clone().unwrap_or_default();
-        ensure!(reason.starts_with("the API server cannot be watched"), "{reason}");
+        let named = |told: &Told| {
+            told.frozen.as_ref().is_some_and(|reason| reason.starts_with("the API server cannot be watched"))
+        };
+        told.until("frozen", named).await?;
         kube.start().await?;
         told.within(Duration::from_secs(5), "back", |told| told.frozen.is_none()).await?;
         ensure!(told.has(&name_of("a")) && told.has(&name_of("b")), "{:?}", told.deleted);
@@ -481,6 +482,110 @@ fn an_unreadable_mesh_configuration() {
         told.until("reported", |told| told.unreadable.values().any(|(_, blocks)| !blocks)).await?;
         let mesh = told.mesh.as_ref().context("a mesh configuration")?;
         ensure!(&*mesh.trust_domain == "example.com", "{mesh:?}");
+        Ok(())
+    });
+}
+
+/// A definition that is uninstalled and installed again while nobody looks: the objects that went with it stay.
+#[test]
+fn a_definition_that_was_replaced_unseen() {
+    kube::own(here!(), async |kube| {
+        let gate = kube.gate().await?;
+        let path = kube.kubeconfig_at("gated", &gate.url(), kube.admin_token())?;
+        kube.apply(&format!("{}{}", deny("a"), deny("b"))).await?;
+        let mut told = Told::through(&path, "default").await?;
+        told.until("the first list", |told| told.synced).await?;
+        for compact in [false, true] {
+            gate.set(Through::Closed);
+            told.until("frozen", |told| told.frozen.is_some()).await?;
+            kube.uninstall_crds().await?;
+            let gone = async || {
+                let crds = kube.kubectl(["get", "crd", "-o", "name"])?;
+                Ok((!crds.contains("security.istio.io")).then_some(()))
+            };
+            tests::lab::until("the definitions are gone", gone).await?;
+            kube.install_crds().await?;
+            kube.apply(&deny("b")).await?;
+            if compact {
+                kube.compact().await?;
+                kube.stop()?;
+                kube.start().await?;
+            }
+            gate.set(Through::Everything);
+            told.until("back", |told| told.frozen.is_none()).await?;
+            let b = kube
+                .get("security.istio.io/v1", "AuthorizationPolicy", "default", "b")
+                .await?
+                .context("b")?;
+            let renewed = |told: &Told| {
+                let version = told.objects.get(&name_of("b")).and_then(|told| told.version.as_ref());
+                version.is_some_and(|version| b["metadata"]["uid"] == *version.uid)
+            };
+            let there = |told: &Told| told.kept(&name_of("a")) && !told.kept(&name_of("b")) && renewed(told);
+            told.until("a is kept, b is the new one", there).await?;
+            ensure!(told.deleted.is_empty(), "{:?}", told.deleted);
+        }
+        kube.delete(&deny("b")).await?;
+        told.until("b is deleted", |told| !told.has(&name_of("b"))).await?;
+        Ok(())
+    });
+}
+
+/// Many deletions at once are all taken over, also while another client keeps writing.
+#[test]
+fn many_objects_go_at_once() {
+    kube::own(here!(), async |kube| {
+        let all: String = (0..200).map(|i| deny(&format!("p-{i}"))).collect();
+        kube.apply(&all).await?;
+        let mut told = Told::synced(kube).await?;
+        ensure!(told.of_kind(Kind::AuthorizationPolicy) == 200, "{:?}", told.objects.keys());
+        kube.kubectl(["delete", "ap", "--all", "-n", "default", "--wait=false"])?;
+        kube.apply(&deny("last")).await?;
+        let done = |told: &Told| told.of_kind(Kind::AuthorizationPolicy) == 1 && told.has(&name_of("last"));
+        told.until("all but the last are gone", done).await?;
+        ensure!(told.counters.relists.get() == 0 && told.frozen.is_none());
+        Ok(())
+    });
+}
+
+/// A partition, in which nothing is closed and nothing comes, is noticed and ends.
+#[test]
+fn a_partition_is_noticed() {
+    kube::own(here!(), async |kube| {
+        let gate = kube.gate().await?;
+        let path = kube.kubeconfig_at("gated", &gate.url(), kube.admin_token())?;
+        kube.apply(&deny("a")).await?;
+        let mut told = Told::through(&path, "default").await?;
+        told.until("the first list", |told| told.synced).await?;
+        gate.set(Through::Silent);
+        kube.delete(&deny("a")).await?;
+        told.within(Duration::from_secs(30), "frozen", |told| told.frozen.is_some()).await?;
+        ensure!(told.has(&name_of("a")), "{:?}", told.deleted);
+        gate.set(Through::Everything);
+        told.until("back", |told| told.frozen.is_none() && !told.has(&name_of("a"))).await?;
+        Ok(())
+    });
+}
+
+/// A version that is not served any more is left for another one, without a gap in what is in force.
+#[test]
+fn a_version_that_is_not_served_any_more() {
+    kube::own(here!(), async |kube| {
+        kube.apply(&deny("a")).await?;
+        let mut told = Told::synced(kube).await?;
+        let name = "authorizationpolicies.security.istio.io";
+        let crd = kube
+            .get("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", name)
+            .await?
+            .context("crd")?;
+        let versions = crd["spec"]["versions"].as_array().context("versions")?;
+        let v1 = versions.iter().position(|version| version["name"] == "v1").context("v1")?;
+        let patch = format!(r#"[{{"op": "replace", "path": "/spec/versions/{v1}/served", "value": false}}]"#);
+        kube.kubectl(["patch", "crd", name, "--type=json", "-p", &patch])?;
+        until_applied(kube, &deny("b").replace("io/v1", "io/v1beta1")).await?;
+        told.until("b", |told| told.has(&name_of("b"))).await?;
+        ensure!(told.has(&name_of("a")) && told.deleted.is_empty(), "{:?}", told.deleted);
+        told.until("nothing is frozen", |told| told.frozen.is_none()).await?;
         Ok(())
     });
 }

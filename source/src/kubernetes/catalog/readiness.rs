@@ -135,7 +135,9 @@ impl Readiness {
     /// Why nothing can be learnt at the moment, with the kinds by reason.
     fn reason(&self, now: Instant) -> Option<String> {
         let mut by_reason: BTreeMap<&str, Vec<Feed>> = BTreeMap::new();
-        let lost = self.lost.iter().filter(|(_, trouble)| trouble.due <= now);
+        // Those that were lost a moment later are of the same story.
+        let due = self.lost.values().any(|trouble| trouble.due <= now);
+        let lost = self.lost.iter().filter(|_| due);
         for (feed, reason) in lost.map(|(feed, trouble)| (feed, &trouble.reason)).chain(self.undefined.iter())
         {
             by_reason.entry(reason).or_default().push(*feed);
