@@ -1,7 +1,7 @@
 //! `countersign ca`: the certificate authority of a cluster, a process of its own with the only keys. Wires the parts
 //! together; has no logic of its own.
 
-mod counters;
+pub(crate) mod counters;
 mod domain;
 mod rotate;
 mod settings;

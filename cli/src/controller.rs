@@ -1,6 +1,9 @@
 //! `countersign controller`: the policy controller over a Kubernetes API server, inside a cluster or beside one. Wires the
 //! parts together; has no logic of its own. Holds no CA key: certificates come from `countersign ca`.
 
+mod replica;
+mod secure;
+mod secure_metrics;
 mod settings;
 mod source_metrics;
 mod wiring;

@@ -44,6 +44,7 @@ pub(crate) enum Access {
 }
 
 impl Access {
+    #[cfg(test)]
     fn says(self) -> &'static str {
         match self {
             Self::Anybody => "anybody who reaches it",
@@ -98,6 +99,7 @@ pub(crate) static ROUTES: &[Route] = &[
 ];
 
 /// Of the xDS types on one stream: which port serves them, and what is judged beyond the table above.
+#[cfg(test)]
 #[rustfmt::skip]
 static TYPES: &[(&str, &str, &str)] = &[
     ("`Cluster`, `ClusterLoadAssignment`, `Listener`, `RouteConfiguration`, `TypedExtensionConfig`", "15010, 15012", "one's own workload's alone"),

@@ -201,6 +201,14 @@ impl Handle {
         &self.trail
     }
 
+    /// Waits until the mesh configuration is another than `known`; for ever once the controller is gone.
+    pub async fn mesh_changed(&self, known: &Arc<MeshConfig>) {
+        let mut registry = self.registry.clone();
+        if registry.wait_for(|registry| registry.mesh != *known).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Everything that `/status` shows; `None` if the controller is gone.
     pub async fn status(&self) -> Option<Report> {
         let (reply, report) = oneshot::channel();

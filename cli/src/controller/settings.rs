@@ -50,6 +50,12 @@ pub(crate) struct ControllerArgs {
     /// Admission webhook over TLS; `off` for none [default: 0.0.0.0:15017]
     #[arg(long, env = "COUNTERSIGN_WEBHOOK_ADDR", value_name = "ADDR|off")]
     webhook_addr: Option<Listen>,
+    /// The ValidatingWebhookConfiguration that is told our certificate's authority [default: countersign-NS]
+    #[arg(long, env = "COUNTERSIGN_WEBHOOK_CONFIGURATION", value_name = "NAME")]
+    webhook_configuration: Option<String>,
+    /// Host name or address by which the API server calls the webhook, if not by its Service
+    #[arg(long, env = "COUNTERSIGN_WEBHOOK_HOST", value_name = "HOST")]
+    webhook_host: Option<String>,
     /// Certificate authority, HOST:PORT; with `off` the TLS port stays shut [default: countersign-ca.NS.svc:15012]
     #[arg(long, env = "COUNTERSIGN_CA_ADDR", value_name = "HOST:PORT|off")]
     ca_addr: Option<CaAddr>,
@@ -188,6 +194,8 @@ struct File {
     secure_addr: Option<Listen>,
     monitoring_addr: Option<Listen>,
     webhook_addr: Option<Listen>,
+    webhook_configuration: Option<String>,
+    webhook_host: Option<String>,
     ca_addr: Option<CaAddr>,
     token_file: Option<PathBuf>,
     advertise_addr: Option<String>,
@@ -208,6 +216,8 @@ pub(crate) struct Settings {
     pub(crate) secure: Listen,
     pub(crate) monitoring: Listen,
     pub(crate) webhook: Listen,
+    pub(crate) webhook_configuration: String,
+    pub(crate) webhook_host: Option<String>,
     pub(crate) ca: CaAddr,
     pub(crate) token_file: PathBuf,
     pub(crate) advertise: Option<String>,
@@ -247,6 +257,11 @@ impl ControllerArgs {
             secure: self.secure_addr.or(file.secure_addr).unwrap_or(Listen::everywhere(15012)),
             monitoring: self.monitoring_addr.or(file.monitoring_addr).unwrap_or(Listen::everywhere(15014)),
             webhook: self.webhook_addr.or(file.webhook_addr).unwrap_or(Listen::everywhere(15017)),
+            webhook_configuration: self
+                .webhook_configuration
+                .or(file.webhook_configuration)
+                .unwrap_or_else(|| format!("countersign-{namespace}")),
+            webhook_host: self.webhook_host.or(file.webhook_host),
             ca: ca.unwrap_or_else(|| CaAddr::At(format!("countersign-ca.{namespace}.svc:15012"))),
             token_file: token_file.unwrap_or_else(|| PathBuf::from("/var/run/secrets/tokens/istio-token")),
             advertise: self.advertise_addr.or(file.advertise_addr),

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use controller::Controller;
+use controller::admission::{self, Webhook};
+use controller::{Controller, Handle};
+use runtime::audit::{self, Trail};
 use runtime::{Metrics, Tasks};
-use tokio::sync::mpsc;
+use source::kubernetes::events::Events;
+use source::kubernetes::webhook;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use xds::ads::server::{Ads, Limits};
 
-use super::settings::{Kubeconfig, Settings};
-use super::source_metrics;
+use super::secure::{Secure, dialer};
+use super::settings::{AuditLog, Kubeconfig, Settings};
+use super::{replica, source_metrics};
 use crate::listen::address;
 use crate::plaintext;
 use crate::standalone::wiring::{fetch_keys, identifier, monitoring_server, until_stopped};
@@ -18,58 +24,137 @@ use crate::version::VERSION;
 /// Changes that may wait for the controller; the source waits when there are more.
 const CHANGES: usize = 4096;
 
-/// Binds every port, starts every part and returns. What is wrong in the cluster shows in the status.
+/// Binds the ports, starts every part and returns. What is wrong in the cluster shows in the status.
 ///
 /// # Errors
-/// If the API server's address or credentials cannot be read, or an address cannot be bound.
+/// If the API server's address or credentials cannot be read, an address cannot be bound, or the audit trail not written.
 pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     let Settings {
         kubeconfig,
-        namespace: _,
+        namespace,
         revision,
         mesh,
         plaintext,
-        secure: _,
+        secure,
         monitoring,
-        webhook: _,
-        ca: _,
-        token_file: _,
-        advertise: _,
-        audit_log: _,
+        webhook,
+        webhook_configuration,
+        webhook_host,
+        ca,
+        token_file,
+        advertise,
+        audit_log,
         keys,
     } = settings;
     let keys = keys.client()?;
-    let kubeconfig = match &kubeconfig {
+    let trail = trail(&audit_log)?;
+    let client = source::kubernetes::client(match &kubeconfig {
         Kubeconfig::InCluster => None,
-        Kubeconfig::File(path) => Some(path.as_path()),
-    };
-    let client = source::kubernetes::client(kubeconfig).await?;
+        Kubeconfig::File(path) => Some(path),
+    })
+    .await?;
     let plaintext = plaintext.bind("plaintext").await?;
     let monitoring = monitoring.bind("monitoring").await?;
+    let webhook = webhook.bind("webhook").await?;
+    // It opens later; that it cannot is to be said now.
+    drop(secure.bind("secure").await?);
     tracing::info!(
-        plaintext = ?address(plaintext.as_ref())?, monitoring = ?address(monitoring.as_ref())?, "listening"
+        plaintext = ?address(plaintext.as_ref())?, monitoring = ?address(monitoring.as_ref())?,
+        webhook = ?address(webhook.as_ref())?, "listening"
     );
     let metrics = Metrics::new(VERSION);
+    trail.register(&metrics);
     let mut tasks = Tasks::new();
+    let stop = tasks.stop();
     let (sender, changes) = mpsc::channel(CHANGES);
-    let (controller, owner) = Controller::start(&metrics, changes);
-    tasks.spawn("controller", until_stopped(tasks.stop(), owner));
+    let (controller, owner) = Controller::audited(&metrics, changes, trail.clone());
+    tasks.spawn("controller", until_stopped(stop.clone(), owner));
+    tasks.spawn("key fetching", until_stopped(stop.clone(), fetch_keys(controller.clone(), keys)));
     let counters = Arc::new(source::kubernetes::Counters::default());
     source_metrics::register(&metrics, counters.clone());
-    tasks.spawn("key fetching", until_stopped(tasks.stop(), fetch_keys(controller.clone(), keys)));
-    let source = source::kubernetes::Settings { client, mesh, revision: revision.into(), counters };
-    let source = async {
-        source::kubernetes::watch(source, sender).await;
+    let revision: Arc<str> = revision.into();
+    let (client_of_source, revision_of_source) = (client.clone(), revision.clone());
+    let source = async move {
+        let settings = source::kubernetes::Settings {
+            client: client_of_source,
+            mesh,
+            revision: revision_of_source,
+            counters,
+        };
+        source::kubernetes::watch(settings, sender).await;
         Ok::<_, std::convert::Infallible>(())
     };
-    tasks.spawn("source", until_stopped(tasks.stop(), source));
+    tasks.spawn("source", until_stopped(stop.clone(), source));
     let ads = Ads::new(Arc::new(controller.clone()), Limits::default(), &identifier(), plaintext::peer);
     if let Some(listener) = plaintext {
-        tasks.spawn("plaintext xDS", plaintext::serve(ads, listener, tasks.stop()));
+        tasks.spawn("plaintext xDS", plaintext::serve(ads.clone(), listener, stop.clone()));
     }
-    if let Some(listener) = monitoring {
+    let me = replica::me(advertise, secure);
+    let (events, sending) = Events::start(client.clone(), &me.name);
+    let sending = async {
+        sending.await;
+        Ok::<_, std::convert::Infallible>(())
+    };
+    tasks.spawn("events", until_stopped(stop.clone(), sending));
+    let (identity, proof) = watch::channel(None);
+    replica::start(&mut tasks, &client, &namespace, me, controller.clone(), dialer(proof), events.clone());
+    if let Some(listener) = webhook {
+        let names = admission::names(&namespace, webhook_host.as_deref());
+        let settings = admission::Settings {
+            names,
+            revision,
+            lifetimes: admission::Lifetimes::default(),
+            limits: admission::Limits::default(),
+        };
+        let keeping = webhook::Settings {
+            client: client.clone(),
+            namespace: namespace.clone(),
+            configuration: webhook_configuration,
+            look: None,
+        };
+        let server = Webhook::new(controller.clone(), trail, &metrics, settings);
+        start_webhook(&mut tasks, server, keeping, listener);
+    }
+    let secure = Secure {
+        listen: secure,
+        ca,
+        kubeconfig,
+        token_file,
+        namespace,
+        client,
+        controller: controller.clone(),
+        ads,
+        metrics: metrics.clone(),
+        events,
+        identity,
+    };
+    tasks.spawn("secure port", secure.serve(stop.clone()));
+    start_monitoring(&mut tasks, metrics, controller, monitoring);
+    Ok(tasks)
+}
+
+fn trail(audit_log: &AuditLog) -> Result<Trail> {
+    let trail = match audit_log {
+        AuditLog::Off => Trail::disabled(),
+        AuditLog::File(path) => Trail::open(path, audit::Options::default())?,
+    };
+    trail.install();
+    Ok(trail)
+}
+
+fn start_webhook(tasks: &mut Tasks, server: Webhook, keeping: webhook::Settings, listener: TcpListener) {
+    let certificates = server.certificates();
+    tasks.spawn("admission webhook", server.serve(listener, tasks.stop()));
+    let keeping = async {
+        webhook::keep(keeping, certificates).await;
+        Ok::<_, std::convert::Infallible>(())
+    };
+    tasks.spawn("webhook certificate", until_stopped(tasks.stop(), keeping));
+}
+
+fn start_monitoring(tasks: &mut Tasks, metrics: Metrics, controller: Handle, listener: Option<TcpListener>) {
+    if let Some(listener) = listener {
         let server = monitoring_server(metrics, controller, None);
         tasks.spawn("monitoring", server.serve(listener, tasks.stop()));
     }
-    Ok(tasks)
 }
