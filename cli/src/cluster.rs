@@ -27,7 +27,7 @@ const PODS: &str = "app in (countersign,istiod)";
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// Ask the cluster of this kubeconfig file [default: $KUBECONFIG, else ~/.kube/config]
-    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_KUBECONFIG")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig file [default: its current one]
     #[arg(long, value_name = "NAME")]

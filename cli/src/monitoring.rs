@@ -32,8 +32,7 @@ pub(crate) struct MonitoringArgs {
         long,
         env = "COUNTERSIGN_MONITORING_ADDR",
         value_name = "ADDR",
-        value_parser = address,
-        conflicts_with_all = ["kubeconfig", "context"]
+        value_parser = address
     )]
     pub(crate) monitoring_addr: Option<SocketAddr>,
     #[command(flatten)]
@@ -63,11 +62,15 @@ impl MonitoringArgs {
     /// # Errors
     /// If a cluster is asked for and there is no usable kubeconfig.
     pub(crate) async fn target(&self) -> Result<Target> {
+        let connect = || self.cluster.connect(&self.control_plane_namespace);
+        // The address may come from the environment, a cluster is always asked for on purpose.
+        if self.cluster.given() {
+            return Ok(Target::Cluster(connect().await?));
+        }
         if let Some(address) = self.monitoring_addr {
             return Ok(Target::Here(address));
         }
-        let connect = || self.cluster.connect(&self.control_plane_namespace);
-        if self.cluster.given() || plugin::called() != plugin::Called::Countersign {
+        if plugin::called() != plugin::Called::Countersign {
             return Ok(Target::Cluster(connect().await?));
         }
         if matches!(tokio::time::timeout(PROBE, TcpStream::connect(DEFAULT)).await, Ok(Ok(_))) {
@@ -78,8 +81,9 @@ impl MonitoringArgs {
 
     /// The address on this machine, where no cluster is asked for.
     pub(crate) fn here(&self) -> Option<SocketAddr> {
-        let cluster = self.cluster.given() || plugin::called() != plugin::Called::Countersign;
-        self.monitoring_addr.or((!cluster).then_some(DEFAULT))
+        let plugin = plugin::called() != plugin::Called::Countersign;
+        let default = (!plugin).then_some(DEFAULT);
+        if self.cluster.given() { None } else { self.monitoring_addr.or(default) }
     }
 }
 

@@ -4,8 +4,12 @@
 mod check;
 #[path = "kube_cli/istioctl.rs"]
 mod istioctl;
+#[path = "kube_cli/kubelet.rs"]
+mod kubelet;
 #[path = "kube_cli/plugin.rs"]
 mod plugin;
+#[path = "kube_cli/replicas.rs"]
+mod replicas;
 #[path = "kube_cli/wait.rs"]
 mod wait;
 

@@ -13,6 +13,8 @@ use crate::version::{Remote, VERSION, remote};
 
 /// Held by the replica that writes status.
 const LEADER: &str = "countersign-leader";
+/// On the Lease by which each replica announces itself.
+const ANNOUNCED: &str = "countersign.io/replica=true";
 /// What the chart labels its pods with.
 const OURS: (&str, &str) = ("app.kubernetes.io/part-of", "countersign");
 
@@ -26,7 +28,25 @@ pub(super) async fn check(cluster: &Cluster) -> Group {
         Err(NoLeader::Gone(why)) => group.fail(description, format!("lease {LEADER}: {why}"), Anchor::Leader),
         Err(NoLeader::Unknown(why)) => group.warn(description, why, Anchor::Leader),
     }
+    announced(&mut group, cluster).await;
     group
+}
+
+/// The replica that writes status finds the others by their Leases.
+async fn announced(group: &mut Group, cluster: &Cluster) {
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let Ok(leases) = timely(leases.list(&ListParams::default().labels(ANNOUNCED))).await else {
+        // Said of the leader's already.
+        return;
+    };
+    if leases.items.is_empty() {
+        return;
+    }
+    let now = SystemTime::now();
+    let silent = leases.iter().filter_map(|l| Some(format!("{}: {}", l.name_any(), held(l, now).err()?)));
+    let silent: Vec<String> = silent.collect();
+    let description = format!("every replica that announced itself is there ({})", leases.items.len());
+    group.none(description, super::Level::Warning, &silent, Anchor::Leader);
 }
 
 /// `led`: somebody is at work, wherever.

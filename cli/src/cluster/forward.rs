@@ -1,5 +1,7 @@
 //! HTTP GET to a port of a pod, through the API server. One connection per question.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -8,6 +10,8 @@ use kube::api::Api;
 
 use super::{Cluster, DEADLINE};
 
+/// For the node's words after it has closed the stream.
+const LATE: Duration = Duration::from_secs(1);
 /// Bytes of an answer.
 const LARGEST: usize = 256 << 20;
 
@@ -40,16 +44,16 @@ pub(crate) async fn get(
             let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             Ok::<_, anyhow::Error>((status, String::from_utf8_lossy(&body).into_owned()))
         };
-        let answer = answered.await;
-        forwarder.abort();
-        match (answer, failed) {
-            (Err(error), Some(failed)) => match tokio::time::timeout(DEADLINE, failed).await {
+        let answer = match (answered.await, failed) {
+            (Err(error), Some(failed)) => match tokio::time::timeout(LATE, failed).await {
                 // The node knows better why.
                 Ok(Some(why)) => Err(anyhow::Error::msg(why).context("port-forward")),
                 _ => Err(error),
             },
             (answer, _) => answer,
-        }
+        };
+        forwarder.abort();
+        answer
     };
     tokio::time::timeout(DEADLINE, question).await.context("no answer in time").flatten()
 }
