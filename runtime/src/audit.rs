@@ -38,6 +38,9 @@ const REVIEWS: (f64, f64) = (5000.0, 50.0);
 /// The same for what is only known by its words.
 const LOGGED: (f64, f64) = (200.0, 20.0);
 
+/// For the last lines to reach the disk.
+const LAST: Duration = Duration::from_secs(5);
+
 /// How a trail is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -119,7 +122,7 @@ impl Trail {
     }
 
     /// Makes it the trail of this process: what libraries log with the target `audit` goes into it, whatever the log filter
-    /// says.
+    /// says. The process must end with [`stopped`], or what is on its way is lost.
     pub fn install(&self) {
         capture::install(self.clone());
     }
@@ -171,7 +174,22 @@ impl Bucket {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Longer only where the disk hangs, and then waiting would not help.
-        self.writer.flush(Duration::from_secs(5));
+        self.writer.flush(LAST);
+    }
+}
+
+/// Writes into the trail of this process that `component` has started.
+pub fn started(component: &str, version: &crate::Version) {
+    let version = version.to_string();
+    capture::installed().append(Event::Started { component: component.to_owned(), version });
+}
+
+/// Writes that it stops, and why, and waits until everything is on the disk (5 seconds at most).
+pub fn stopped(component: &str, reason: &str) {
+    let trail = capture::installed();
+    trail.append(Event::Stopped { component: component.to_owned(), reason: reason.to_owned() });
+    if !trail.flush(LAST) {
+        tracing::error!("the end of the audit trail could not be written");
     }
 }
 

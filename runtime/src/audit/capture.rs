@@ -25,6 +25,11 @@ pub(super) fn install(trail: Trail) {
     *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = trail;
 }
 
+/// The trail of this process; a disabled one if there is none.
+pub(super) fn installed() -> Trail {
+    INSTALLED.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// The layer, for the subscriber of the process.
 pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     let only: fn(&Metadata<'_>) -> bool = |metadata| metadata.target() == TARGET;
@@ -36,7 +41,7 @@ struct Capture;
 
 impl<S: Subscriber> Layer<S> for Capture {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        let trail = INSTALLED.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let trail = installed();
         if trail.is_enabled() {
             let mut said = Said::default();
             event.record(&mut said);

@@ -183,6 +183,7 @@ fn what_is_logged_for_the_trail_reaches_it() {
         tracing_subscriber::filter::LevelFilter::OFF,
     );
     let subscriber = tracing_subscriber::registry().with(silent).with(capture::layer());
+    started("test", &crate::Version::of("countersign"));
     tracing::subscriber::with_default(subscriber, || {
         tracing::info!(target: "audit", method = "m", id = %"spiffe://a/b", serial = "1", not_after = "t", caller = "none", address = %"::1", "certificate issued");
         tracing::info!(target: "audit", method = "m", caller = "c", address = %"::1", code = ?7, error = %"no", cause = "why", "certificate refused");
@@ -190,8 +191,8 @@ fn what_is_logged_for_the_trail_reaches_it() {
         tracing::info!(target: "audit", roots = 2, "keys changed");
         tracing::info!("not for the trail");
     });
+    stopped("test", "the test is over");
     Trail::disabled().install();
-    assert!(trail.flush(LONG));
     let text = fs::read_to_string(&path).unwrap();
     for part in [
         r#""kind":"CertificateIssued","address":"::1","caller":"none","id":"spiffe://a/b","method":"m","notAfter":"t","serial":"1""#,
@@ -201,7 +202,11 @@ fn what_is_logged_for_the_trail_reaches_it() {
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
-    assert_eq!(text.lines().count(), 5);
+    assert_eq!(text.lines().count(), 7);
+    assert!(
+        text.contains(r#""kind":"Started""#) && text.lines().last().unwrap().contains("Stopped"),
+        "{text}"
+    );
 }
 
 /// A disk that refuses: nothing half-written stays, it is loud, and what waited is written when there is room.
