@@ -40,7 +40,7 @@ impl Started {
     }
 
     /// The report once it is as asked.
-    async fn until(&self, what: &str, so: impl Fn(&Report) -> bool) -> Report {
+    pub(crate) async fn until(&self, what: &str, so: impl Fn(&Report) -> bool) -> Report {
         let asked = async {
             loop {
                 let report = self.handle.status().await.unwrap();
@@ -69,7 +69,7 @@ pub(crate) fn first_list() -> Vec<Change> {
     world().into_iter().map(object).chain([Change::Synced]).collect()
 }
 
-fn proxy(name: &str, identity: Option<&str>) -> Proxy {
+pub(crate) fn proxy(name: &str, identity: Option<&str>) -> Proxy {
     let node = Node { id: format!("sidecar~10.0.0.1~{name}.a~a.svc.cluster.local"), ..Node::default() };
     Proxy {
         id: NodeId::parse(&node).unwrap(),

@@ -100,12 +100,12 @@ impl Aggregate {
     }
 
     /// Which policies are gone.
-    pub(crate) fn facts(&mut self, facts: Arc<All>) -> Vec<ObjectRef> {
-        if Arc::ptr_eq(&self.facts, &facts) {
+    pub(crate) fn facts(&mut self, facts: &Arc<All>) -> Vec<ObjectRef> {
+        if Arc::ptr_eq(&self.facts, facts) {
             return Vec::new();
         }
         let before = std::mem::replace(&mut self.facts, facts.clone());
-        for (object, fact) in &*facts {
+        for (object, fact) in &**facts {
             match before.get(object) {
                 Some(old) if Arc::ptr_eq(old, fact) || old == fact => {}
                 Some(old) => {
@@ -129,8 +129,8 @@ impl Aggregate {
         gone
     }
 
-    pub(crate) fn workloads(&mut self, workloads: Arc<Workloads>) {
-        if Arc::ptr_eq(&self.workloads, &workloads) {
+    pub(crate) fn workloads(&mut self, workloads: &Arc<Workloads>) {
+        if Arc::ptr_eq(&self.workloads, workloads) {
             return;
         }
         let before = std::mem::replace(&mut self.workloads, workloads.clone());
@@ -141,7 +141,7 @@ impl Aggregate {
             }
         }
         let facts = self.facts.clone();
-        for (name, workload) in &*workloads {
+        for (name, workload) in &**workloads {
             if before.get(name).is_some_and(|old| Arc::ptr_eq(old, workload) || *old == *workload) {
                 continue;
             }

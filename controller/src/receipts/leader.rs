@@ -91,7 +91,9 @@ struct Term {
     replicas: watch::Receiver<Replicas>,
     following: HashMap<Arc<str>, (String, AbortHandle)>,
     followers: JoinSet<()>,
-    heard: (mpsc::Sender<(Arc<str>, Heard)>, mpsc::Receiver<(Arc<str>, Heard)>),
+    /// Given to every follower.
+    ear: mpsc::Sender<(Arc<str>, Heard)>,
+    heard: mpsc::Receiver<(Arc<str>, Heard)>,
     /// Replicas that have not been heard yet, and until when that is waited for.
     unheard: Vec<Arc<str>>,
     hearing_ends: Option<Instant>,
@@ -120,6 +122,7 @@ impl Term {
         present: HashMap<ObjectRef, Status>,
     ) -> Self {
         let (facts, registry) = (handle.facts.clone(), handle.registry.clone());
+        let (ear, heard) = mpsc::channel(HEARD);
         Self {
             me,
             aggregate: Aggregate::default(),
@@ -130,7 +133,8 @@ impl Term {
             replicas,
             following: HashMap::new(),
             followers: JoinSet::new(),
-            heard: mpsc::channel(HEARD),
+            ear,
+            heard,
             unheard: Vec::new(),
             hearing_ends: Some(Instant::now() + HEARING),
             writes: JoinSet::new(),
@@ -161,7 +165,7 @@ impl Term {
                 changed = self.facts.changed() => if changed.is_err() { return },
                 changed = self.registry.changed() => if changed.is_err() { return },
                 Ok(()) = self.replicas.changed() => self.meet(),
-                Some((name, heard)) = self.heard.1.recv() => self.hear(&name, heard),
+                Some((name, heard)) = self.heard.recv() => self.hear(&name, heard),
                 Some(done) = self.writes.join_next() => self.wrote(done),
                 () = sleep => {}
                 _ = look.tick() => self.miss(),
@@ -184,16 +188,16 @@ impl Term {
     /// Takes in everything that is there to be taken in.
     fn take_in(&mut self) {
         self.aggregate.said(&self.me, self.own.read());
-        while let Ok((name, heard)) = self.heard.1.try_recv() {
+        while let Ok((name, heard)) = self.heard.try_recv() {
             self.hear(&name, heard);
         }
         while let Some(done) = self.writes.try_join_next() {
             self.wrote(done);
         }
         let registry = self.registry.borrow_and_update().clone();
-        self.aggregate.workloads(registry.workloads.clone());
+        self.aggregate.workloads(&registry.workloads);
         let facts = self.facts.borrow_and_update().clone();
-        for object in self.aggregate.facts(facts) {
+        for object in self.aggregate.facts(&facts) {
             self.schedule.forget(&object);
         }
         let now = Instant::now();
@@ -291,7 +295,7 @@ impl Term {
                     self.me.clone(),
                     name.clone(),
                     replica.address.clone(),
-                    self.heard.0.clone(),
+                    self.ear.clone(),
                 ));
                 self.unheard.push(name.clone());
                 if let Some((_, before)) =

@@ -141,7 +141,8 @@ pub async fn follow(client: Client, namespace: &str, replicas: watch::Sender<Rep
                 }
                 for name in known.forgotten(now) {
                     // Whatever comes of it, the watch tells.
-                    let _ = timeout(REQUEST, leases.delete(&lease_name(&name), &DeleteParams::default())).await;
+                    let _ =
+                        timeout(REQUEST, leases.delete(&lease_name(&name), &DeleteParams::default())).await;
                 }
             }
             Ok(None) => return,

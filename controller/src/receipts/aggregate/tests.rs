@@ -70,8 +70,8 @@ fn replica(name: &str) -> Arc<str> {
 /// One policy for two pods, each at another replica.
 fn two() -> Aggregate {
     let mut aggregate = Aggregate::default();
-    aggregate.facts(facts([fact("p", None)]));
-    aggregate.workloads(workloads(&[("x", "x", "ux"), ("y", "x", "uy")]));
+    aggregate.facts(&facts([fact("p", None)]));
+    aggregate.workloads(&workloads(&[("x", "x", "ux"), ("y", "x", "uy")]));
     aggregate.said(&replica("a"), said(vec![published("p", 3), proxy(1, "x", "ux", 10, None)]));
     aggregate.said(&replica("b"), said(vec![published("p", 3), proxy(1, "y", "uy", 10, None)]));
     aggregate
@@ -103,7 +103,7 @@ fn the_newest_connection_counts() {
 #[test]
 fn another_pod_of_the_same_name_is_another_one() {
     let mut all = two();
-    all.workloads(workloads(&[("x", "x", "new"), ("y", "x", "uy")]));
+    all.workloads(&workloads(&[("x", "x", "new"), ("y", "x", "uy")]));
     assert_eq!(enforced(&mut all), "False NoProxy 1/2");
     all.said(&replica("b"), said(vec![proxy(7, "x", "new", 5, None)]));
     assert_eq!(enforced(&mut all), "True Enforced 2/2");
@@ -116,7 +116,7 @@ fn what_an_unreachable_replica_served_is_unknown_until_it_is_heard_of_elsewhere(
     assert_eq!(enforced(&mut all), "Unknown ReplicaUnreachable controller");
     all.said(&replica("a"), said(vec![proxy(2, "y", "uy", 20, None)]));
     assert_eq!(enforced(&mut all), "True Enforced 2/2", "it connected here");
-    all.workloads(workloads(&[("x", "x", "ux"), ("y", "x", "uy"), ("z", "x", "uz")]));
+    all.workloads(&workloads(&[("x", "x", "ux"), ("y", "x", "uy"), ("z", "x", "uz")]));
     assert_eq!(enforced(&mut all), "Unknown ReplicaUnreachable controller", "the new one may be there");
     all.absent(&replica("b"));
     assert_eq!(enforced(&mut all), "False NoProxy 2/3", "nobody announces that replica any more");
@@ -141,15 +141,15 @@ fn only_what_may_have_changed_is_looked_at() {
     let names = |aggregate: &mut Aggregate| -> Vec<String> {
         aggregate.take().into_iter().map(|(fact, _)| fact.object.id.name.to_string()).collect()
     };
-    all.facts(facts([fact("p", Some("x")), fact("q", Some("nobody"))]));
+    all.facts(&facts([fact("p", Some("x")), fact("q", Some("nobody"))]));
     assert_eq!(names(&mut all), ["p", "q"]);
     all.said(&replica("a"), said(vec![proxy(1, "x", "ux", 10, Some(6))]));
     assert_eq!(names(&mut all), ["p"]);
     all.said(&replica("a"), said(vec![published("q", 3)]));
     assert_eq!(names(&mut all), ["q"]);
-    all.workloads(workloads(&[("x", "nobody", "ux"), ("y", "x", "uy")]));
+    all.workloads(&workloads(&[("x", "nobody", "ux"), ("y", "x", "uy")]));
     assert_eq!(names(&mut all), ["p", "q"]);
-    assert_eq!(all.facts(facts([fact("q", Some("nobody"))])), [object("p")]);
+    assert_eq!(all.facts(&facts([fact("q", Some("nobody"))])), [object("p")]);
     assert!(names(&mut all).is_empty());
 }
 
@@ -210,11 +210,11 @@ impl Aggregate {
             Step::Pods(bits) => {
                 let pods = PODS.iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0);
                 let pods: Vec<(&str, &str, &str)> = pods.map(|(_, (name, app))| (*name, *app, "u")).collect();
-                self.workloads(workloads(&pods));
+                self.workloads(&workloads(&pods));
             }
             Step::Policies(bits) => {
                 let all = [fact("p", Some("x")), fact("q", None)].into_iter().enumerate();
-                drop(self.facts(facts(all.filter(|(n, _)| bits & (1 << n) != 0).map(|(_, fact)| fact))));
+                drop(self.facts(&facts(all.filter(|(n, _)| bits & (1 << n) != 0).map(|(_, fact)| fact))));
             }
         }
     }
