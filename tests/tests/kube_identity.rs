@@ -1,6 +1,8 @@
 //! Who gets which identity in a cluster: service-account tokens, their pods, the relay, and the roots, against a real API
 //! server and the real `countersign ca` with the rights of its chart.
 
+#[path = "kube_identity/ads.rs"]
+mod ads;
 #[path = "kube_identity/scene.rs"]
 mod scene;
 
@@ -20,7 +22,7 @@ use scene::{
 use spiffe::{PrivateKey, SigningRequest, Svid, TrustBundle};
 use tests::here;
 use tests::lab::kube::{self, Claims, Kube, Through};
-use tests::lab::{programs, until};
+use tests::lab::{Process, programs, until};
 use tonic::Code;
 
 #[test]
@@ -328,6 +330,153 @@ fn a_hostile_controller_gets_no_foreign_identity() {
     });
 }
 
+/// The real controller's TLS port.
+async fn start_controller(kube: &Kube, ca: std::net::SocketAddr) -> Result<(Process, std::net::SocketAddr)> {
+    kube.service_account(ROOT, "countersign").await?;
+    let (address, monitoring) = (scene::free_address()?, scene::free_address()?);
+    let mut command = Command::new(programs::countersign());
+    command
+        .args(["controller", "--plaintext-addr", "off", "--webhook-addr", "off"])
+        .args(["--secure-addr", &address.to_string(), "--monitoring-addr", &monitoring.to_string()])
+        .args(["--ca-addr", &ca.to_string(), "--kubeconfig"])
+        .arg(kube.admin_kubeconfig()?)
+        .env_remove("POD_NAMESPACE");
+    let mut process = Process::start("controller", kube.folder(), command)?;
+    let opened = until("the TLS port is open", async || {
+        ensure!(process.ended().is_none(), "the controller ended:\n{}", process.tail(20));
+        Ok(tokio::net::TcpStream::connect(address).await.ok())
+    })
+    .await;
+    opened.with_context(|| process.tail(20))?;
+    Ok((process, address))
+}
+
+#[test]
+fn a_proxy_speaks_for_its_own_pod_alone() {
+    kube::own(here!(), async |kube| {
+        let kubeconfig = ca_account(kube).await?;
+        let mut ca = start_ca(kube, "ca", &kubeconfig, &[]).await?;
+        ca.wait_ready().await?;
+        let (uid, orders) = pod_with_token(kube, "shop", "orders-1", "orders").await?;
+        pod_with_token(kube, "shop", "orders-2", "orders").await?;
+        let (_, payment) = pod_with_token(kube, "pay", "payment-1", "payment").await?;
+        let root = roots(kube, "shop").await?;
+        let (controller, address) = start_controller(kube, ca.address).await?;
+        let proxy = Client::new(address, CONTROLLER, &root);
+        let svid = Client::new(ca.address, CA, &root).svid(Some(&orders)).await?;
+
+        assert_eq!(proxy.ads(Some(&orders), "shop", "orders-1").await?, Ok(()));
+        assert_eq!(proxy.with(&svid).ads(None, "shop", "orders-1").await?, Ok(()));
+        // A certificate is a service account's, a token its pod's.
+        assert_eq!(proxy.with(&svid).ads(None, "shop", "orders-2").await?, Ok(()));
+        assert_eq!(proxy.ads(Some(&orders), "shop", "orders-2").await?, Err(Code::PermissionDenied));
+
+        let expired = kube.mint_token(&Claims {
+            namespace: "shop",
+            account: "orders",
+            uid: &kube.service_account("shop", "orders").await?,
+            audience: "istio-ca",
+            pod: Some(("orders-1", &uid)),
+            expires: -60,
+        })?;
+        let wrong_audience = kube.token("shop", "orders", "vault", Some(("orders-1", &uid)), 3600).await?;
+        let unbound = kube.token("shop", "orders", "istio-ca", None, 3600).await?;
+        for (what, client, token, node, code) in [
+            ("another namespace's", &proxy, Some(&payment), ("shop", "orders-1"), Code::PermissionDenied),
+            ("for another namespace", &proxy, Some(&orders), ("pay", "payment-1"), Code::PermissionDenied),
+            (
+                "a certificate for another",
+                &proxy.with(&svid),
+                None,
+                ("pay", "payment-1"),
+                Code::PermissionDenied,
+            ),
+            ("unbound", &proxy, Some(&unbound), ("shop", "orders-1"), Code::PermissionDenied),
+            ("expired", &proxy, Some(&expired), ("shop", "orders-1"), Code::Unauthenticated),
+            ("wrong audience", &proxy, Some(&wrong_audience), ("shop", "orders-1"), Code::Unauthenticated),
+            ("nothing", &proxy, None, ("shop", "orders-1"), Code::Unauthenticated),
+        ] {
+            let got = client.ads(token.map(String::as_str), node.0, node.1).await?;
+            assert_eq!(got, Err(code), "{what}");
+        }
+
+        // The pod is deleted and made again under its name: its old token is remembered, and is another pod's.
+        kube.delete_pod("shop", "orders-1").await?;
+        let (new, fresh) = pod_with_token(kube, "shop", "orders-1", "orders").await?;
+        ensure!(new != uid, "a new pod has a new UID");
+        until("the new pod is known", async || {
+            Ok((proxy.ads(Some(&fresh), "shop", "orders-1").await? == Ok(())).then_some(()))
+        })
+        .await?;
+        let old = proxy.ads(Some(&orders), "shop", "orders-1").await?;
+        assert!(matches!(old, Err(Code::PermissionDenied | Code::Unauthenticated)), "{old:?}");
+
+        // A pod that is not registered yet: no answer until it is.
+        let certified = proxy.with(&svid);
+        let mut early = certified.stream(None, "shop", "orders-3").await?;
+        assert!(!early.answered(Duration::from_millis(700)).await?, "served from its own word");
+        pod_with_token(kube, "shop", "orders-3", "orders").await?;
+        assert!(early.answered(Duration::from_secs(10)).await?, "not served when its pod was there");
+
+        let log = std::fs::read_to_string(&controller.log)?;
+        ensure!(
+            ![&orders, &fresh, &unbound].iter().any(|token| log.contains(token.as_str())),
+            "a token is in the log"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_in_a_pod_has_a_certificate_by_its_token_alone() {
+    let Ok(envoy) = programs::envoy() else { return };
+    kube::own(here!(), async |kube| {
+        let kubeconfig = ca_account(kube).await?;
+        let mut ca = start_ca(kube, "ca", &kubeconfig, &[]).await?;
+        ca.wait_ready().await?;
+        let (_, token) = pod_with_token(kube, "shop", "orders-1", "orders").await?;
+        let (_controller, address) = start_controller(kube, ca.address).await?;
+        let bundle = kube.folder().join("root-cert.pem");
+        std::fs::write(&bundle, roots(kube, "shop").await?.to_pem())?;
+        let token_file = kube.folder().join("istio-token");
+        std::fs::write(&token_file, &token)?;
+        // At the authority itself, and by way of the controller, with what Istio's template sets and nothing else.
+        let mut agents = Vec::new();
+        for (name, ca_address) in [("direct", Some(ca.address)), ("relayed", None)] {
+            let monitoring = scene::free_address()?;
+            let mut command = Command::new(programs::countersign());
+            command
+                .args(["agent", "--capture", "none", "--token-file"])
+                .arg(&token_file)
+                .arg("--trust-bundle")
+                .arg(&bundle)
+                .arg("--envoy")
+                .arg(&envoy)
+                .arg("--sds-socket")
+                .arg(kube.folder().join(name).join("sds.sock"))
+                .args(["--monitoring-addr", &monitoring.to_string()])
+                .envs([("POD_NAME", "orders-1"), ("POD_NAMESPACE", "shop"), ("INSTANCE_IP", "127.0.77.1")])
+                .env("PROXY_CONFIG", format!(r#"{{"discoveryAddress":"{address}"}}"#));
+            if let Some(ca_address) = ca_address {
+                command.env("CA_ADDR", ca_address.to_string());
+            }
+            agents.push((Process::start(name, kube.folder(), command)?, monitoring));
+        }
+        for (agent, monitoring) in &mut agents {
+            let ready = until("the agent's Envoy is connected", async || {
+                ensure!(agent.ended().is_none(), "it ended");
+                let Ok((_, metrics)) = scene::http_get(*monitoring, "/metrics").await else {
+                    return Ok(None);
+                };
+                let connected = metrics.contains("countersign_agent_xds_connected 1");
+                Ok((connected && !metrics.contains("workload_svid_seconds_left 0")).then_some(()))
+            });
+            ready.await.with_context(|| agent.tail(30))?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn without_an_api_server_nobody_is_believed_and_nobody_is_sent_away_for_good() {
     kube::own(here!(), async |kube| {
@@ -461,7 +610,7 @@ fn roots_are_changed_under_load_without_a_failed_handshake() {
                 .args(arguments)
                 .arg("--kubeconfig")
                 .arg(&kubeconfig);
-            ca.process = tests::lab::Process::start("ca-again", kube.folder(), command)?;
+            ca.process = Process::start("ca-again", kube.folder(), command)?;
             ca.wait_ready().await?;
             signed_by_others(kube, address, &other, &old).await?;
             // By a plugged authority, put in live.
