@@ -23,6 +23,9 @@ impl Count {
     }
 }
 
+/// Numbers by group and kind.
+type ByKind = BTreeMap<(Arc<str>, Arc<str>), usize>;
+
 /// Shared by all watches of a process.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -36,7 +39,7 @@ pub struct Counters {
     /// shrinks.
     pub orphans: Count,
     events: [[Count; 3]; Kind::ALL.len()],
-    unimplemented: Mutex<BTreeMap<(Arc<str>, Arc<str>), usize>>,
+    unimplemented: Mutex<ByKind>,
 }
 
 /// What happened to an object, in the words of Istio's metric `pilot_k8s_cfg_events`.

@@ -187,7 +187,7 @@ impl Sink for DefinitionSink {
     }
 
     async fn interrupted(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn begin(&mut self) -> Outcome {

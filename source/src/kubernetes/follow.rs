@@ -299,3 +299,6 @@ fn broken_off(outcome: Outcome) -> Result<(), Stop> {
         ControlFlow::Break(stop) => Err(stop),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ impl Sink for ConfigMapSink {
     }
 
     async fn interrupted(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn begin(&mut self) -> Outcome {

@@ -46,10 +46,12 @@ pub(super) enum Error {
 }
 
 impl Error {
-    /// The position is too old: everything must be listed again.
+    /// There is no watch from that position: everything must be listed again. It is too old, or, where the server was
+    /// restored from a backup, one it has not reached.
     pub(super) fn expired(&self) -> bool {
         matches!(self, Self::Refused { code: 410, .. })
-            || matches!(self, Self::Refused { reason, .. } if reason == "Expired")
+            || matches!(self, Self::Refused { reason, message, .. }
+                if reason == "Expired" || message.starts_with("Too large resource version"))
     }
 
     /// The request itself is not understood, as by servers that stream no lists.

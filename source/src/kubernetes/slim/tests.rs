@@ -96,7 +96,7 @@ fn events() {
     for shape in [&POD, &POLICY, &SPEC, &METADATA, &CONFIG_MAP] {
         match event(end.as_bytes(), shape) {
             Ok(Event::Bookmark(slim)) => {
-                assert!(slim.ends_list() && slim.resource_version == "9", "{shape:?}")
+                assert!(slim.ends_list() && slim.resource_version == "9", "{shape:?}");
             }
             other => panic!("{other:?}"),
         }
