@@ -3,3 +3,4 @@
 mod model;
 mod slots;
 mod transcript;
+mod waiting;
