@@ -1,12 +1,13 @@
-//! `countersign audit`: work with audit trails. Reads them only; writing them is `runtime::audit`'s.
+//! `countersign audit`: work with audit trails; and how a process begins its own. Writing is `runtime::audit`'s.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use runtime::audit::{Hash, Report};
+use runtime::audit::{Hash, Options, Report, Trail};
 
 use crate::cli::{ERROR, FINDING};
+use crate::controller::AuditLog;
 use crate::output::{self, OutputArgs, Table, printable};
 
 /// Work with audit trails
@@ -32,6 +33,19 @@ pub(crate) struct VerifyArgs {
     head: Option<Hash>,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// Begins or continues the audit trail of this process.
+///
+/// # Errors
+/// If the file cannot be written, or another process writes it.
+pub(crate) fn open(log: &AuditLog) -> anyhow::Result<Trail> {
+    let trail = match log {
+        AuditLog::Off => Trail::disabled(),
+        AuditLog::File(path) => Trail::open(path, Options::default())?,
+    };
+    trail.install();
+    Ok(trail)
 }
 
 /// # Errors

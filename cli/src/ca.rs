@@ -54,7 +54,11 @@ pub(crate) async fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
     let files = runtime::limits::raise_open_files();
     tracing::info!(open_files = files, version = %crate::version::VERSION, "starting");
     let tasks = wiring::start(settings).await?;
-    match tasks.run(signals, DRAIN).await {
+    runtime::audit::started("ca", &crate::version::VERSION);
+    let result = tasks.run(signals, DRAIN).await;
+    let reason = result.as_ref().err().map_or_else(|| "asked to".to_owned(), ToString::to_string);
+    runtime::audit::stopped("ca", &reason);
+    match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "stopped");

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-pub(crate) use settings::ControllerArgs;
+pub(crate) use settings::{AuditLog, ControllerArgs};
 
 use crate::cli::FINDING;
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use spiffe::TrustDomain;
 
+use crate::controller::AuditLog;
 use crate::listen::Listen;
 
 /// From "the new root is everywhere" to the first certificate under it: the longest life of a certificate, after which
@@ -44,6 +45,9 @@ pub(crate) struct ServeArgs {
     /// agents that learn of roots only with their next certificate may be cut off for a while [default: 24h]
     #[arg(long, env = "COUNTERSIGN_ROTATION_GRACE", value_name = "DURATION", value_parser = crate::duration::parse)]
     rotation_grace: Option<Duration>,
+    /// File for the audit trail: every certificate issued or refused, every change of keys; `off` for none [default: off]
+    #[arg(long, env = "COUNTERSIGN_AUDIT_LOG", value_name = "FILE|off")]
+    audit_log: Option<AuditLog>,
     /// YAML file with these settings, named as the flags; flags and environment win
     #[arg(long, env = "COUNTERSIGN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -62,6 +66,7 @@ struct File {
     mesh_config_map: Option<String>,
     mesh_config: Option<PathBuf>,
     rotation_grace: Option<String>,
+    audit_log: Option<AuditLog>,
 }
 
 /// Where the trust domain comes from.
@@ -83,6 +88,7 @@ pub(crate) struct Settings {
     pub(crate) revision: String,
     pub(crate) domain: DomainSource,
     pub(crate) grace: time::Duration,
+    pub(crate) audit_log: AuditLog,
 }
 
 /// The namespace that a process of the control plane runs in.
@@ -132,6 +138,7 @@ impl ServeArgs {
             revision: revision.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
             domain,
             grace: grace.try_into().context("rotation-grace is too long")?,
+            audit_log: self.audit_log.or(file.audit_log).unwrap_or(AuditLog::Off),
         })
     }
 }

@@ -30,9 +30,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Binds the ports, starts every part and returns. What is wrong in the cluster shows in `/ready`.
 ///
 /// # Errors
-/// If the API server's address or credentials cannot be read, or an address cannot be bound.
+/// If the API server's address or credentials cannot be read, an address cannot be bound, or the audit trail not written.
 pub(super) async fn start(settings: Settings) -> Result<Tasks> {
-    let Settings { kubeconfig, addr, monitoring, namespace, revision, domain, grace } = settings;
+    let Settings { kubeconfig, addr, monitoring, namespace, revision, domain, grace, audit_log } = settings;
+    let trail = crate::audit::open(&audit_log)?;
     let client = client(kubeconfig).await?;
     let listener = addr.bind("certificate").await?;
     let monitoring = monitoring.bind("monitoring").await?;
@@ -40,6 +41,7 @@ pub(super) async fn start(settings: Settings) -> Result<Tasks> {
         addr = ?address(listener.as_ref())?, monitoring = ?address(monitoring.as_ref())?, "listening"
     );
     let metrics = Metrics::new(VERSION);
+    trail.register(&metrics);
     let mut tasks = Tasks::new();
     let (standing, stands) = watch::channel(Standing::Starting("nothing was read yet".to_owned()));
     let (said, says) = watch::channel(Err("not read yet".to_owned()));

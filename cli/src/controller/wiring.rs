@@ -5,7 +5,6 @@ use std::sync::Arc;
 use anyhow::Result;
 use controller::admission::{self, Webhook};
 use controller::{Controller, Handle};
-use runtime::audit::{self, Trail};
 use runtime::{Metrics, Tasks};
 use source::kubernetes::events::Events;
 use source::kubernetes::webhook;
@@ -14,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use xds::ads::server::{Ads, Limits};
 
 use super::secure::{Secure, dialer};
-use super::settings::{AuditLog, Kubeconfig, Settings};
+use super::settings::{Kubeconfig, Settings};
 use super::{replica, source_metrics};
 use crate::listen::address;
 use crate::plaintext;
@@ -47,7 +46,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
         keys,
     } = settings;
     let keys = keys.client()?;
-    let trail = trail(&audit_log)?;
+    let trail = crate::audit::open(&audit_log)?;
     let client = source::kubernetes::client(match &kubeconfig {
         Kubeconfig::InCluster => None,
         Kubeconfig::File(path) => Some(path),
@@ -131,15 +130,6 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     tasks.spawn("secure port", secure.serve(stop.clone()));
     start_monitoring(&mut tasks, metrics, controller, monitoring);
     Ok(tasks)
-}
-
-fn trail(audit_log: &AuditLog) -> Result<Trail> {
-    let trail = match audit_log {
-        AuditLog::Off => Trail::disabled(),
-        AuditLog::File(path) => Trail::open(path, audit::Options::default())?,
-    };
-    trail.install();
-    Ok(trail)
 }
 
 fn start_webhook(tasks: &mut Tasks, server: Webhook, keeping: webhook::Settings, listener: TcpListener) {
