@@ -38,7 +38,7 @@ impl Snapshots for Handle {
         let connected = connected(&proxy, &key);
         let journal = Arc::new(Mutex::new(Journal::default()));
         let Opened { id, snapshots } = self.open(&key, &connected, &journal).await.inspect_err(refused)?;
-        let record = self.debug.opened(id, &proxy, snapshots.clone());
+        let record = Some(self.debug.opened(id, &proxy, snapshots.clone()));
         let closed = self.closed.clone();
         let (metrics, arrived) = (self.metrics.clone(), self.arrived.clone());
         let opened = Instant::now();
@@ -152,7 +152,8 @@ struct Listener {
     /// What was published before counts as start, not as convergence.
     opened: Instant,
     journal: Arc<Mutex<Journal>>,
-    record: Record,
+    /// Until it is dropped.
+    record: Option<Record>,
     metrics: Metrics,
     arrived: Arrived,
     closed: mpsc::UnboundedSender<SessionId>,
@@ -160,7 +161,7 @@ struct Listener {
 
 impl Events for Listener {
     fn event(&mut self, event: Event) {
-        self.record.event(&event);
+        self.record.iter().for_each(|record| record.event(&event));
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Sent { kind, resources: _, bytes } => {
@@ -194,6 +195,8 @@ impl Events for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        // It holds the snapshots, which the state's owner forgets once nobody does.
+        self.record = None;
         // The state's owner may be gone already.
         let _ = self.closed.send(self.id);
     }

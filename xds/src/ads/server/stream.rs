@@ -132,8 +132,10 @@ async fn serve<S: Snapshots, M: Message>(
         node: Arc::new(node),
         delta: M::Answer::VARIANT == crate::ads::session::Variant::Delta,
     };
-    let Subscription { mut snapshots, mut events } =
+    let Subscription { snapshots, mut events } =
         ads.snapshots.subscribe(proxy).await.map_err(Failure::Refused)?;
+    // Dropped before `events`, which tells that the stream is over.
+    let mut snapshots = snapshots;
     let mut session = Session::new(M::Answer::VARIANT, snapshots.borrow_and_update().clone());
     let mut bucket = Bucket::new(ads.limits.requests_per_second, ads.limits.request_burst, Instant::now());
     let mut request = Some(first);
