@@ -59,7 +59,7 @@ impl ConnectionInfo {
 
     /// Tells the listener that the caller has proven itself by a token: newcomers no longer displace its connection.
     /// False if it has too many connections already, or this one is ending.
-    pub(crate) fn identify(&self, caller: &TokenIdentity) -> bool {
+    pub fn identify(&self, caller: &TokenIdentity) -> bool {
         self.place.upgrade().is_some_and(|place| place.identify(caller))
     }
 }

@@ -228,10 +228,12 @@ fn a_misspelt_command_line_is_found() {
 }
 
 /// Where metrics are registered.
-const METRICS: [&str; 7] = [
+const METRICS: [&str; 9] = [
     "controller/src/metrics.rs",
     "controller/src/admission/metrics.rs",
     "runtime/src/audit/metrics.rs",
+    "cli/src/ca/counters.rs",
+    "cli/src/controller/secure_metrics.rs",
     "cli/src/controller/source_metrics.rs",
     "cli/src/standalone/counters.rs",
     "agent/src/health.rs",

@@ -142,6 +142,10 @@ impl ClusterCertificates {
                     None => Source::Peer(caller.address),
                 };
                 let identity = self.reviewer.judge(bearer, source).await?;
+                // A caller that has shown a good token is not what a flood of idle connections may displace.
+                if certificate.is_none() && connection.is_some_and(|connection| !connection.identify(&identity)) {
+                    return Err(Error::RateLimited);
+                }
                 let via = std::mem::take(&mut caller.proven);
                 caller.proven = describe(&identity, &via);
                 self.by_token(&identity, certificate.filter(|_| !relays)).await

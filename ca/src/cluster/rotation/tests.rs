@@ -92,7 +92,7 @@ fn a_plugged_authority_goes_through_the_same_steps_and_can_be_taken_back() {
     let waiting = step_at(&start, Wish::Plugged(plugged.clone()), true, Duration::ZERO).unwrap();
     assert_eq!((&waiting.signer, waiting.next.as_ref().unwrap().published), (&start.signer, None));
     assert_eq!(step_at(&waiting, Wish::Plugged(plugged.clone()), false, Duration::DAY), None);
-    let back = step_at(&waiting, Wish::Plugged(start.signer.clone()), true, Duration::DAY).unwrap();
+    let back = step_at(&waiting, Wish::Plugged(start.signer), true, Duration::DAY).unwrap();
     assert_eq!(back.next, None);
     let published = step_at(&waiting, Wish::Plugged(plugged.clone()), true, Duration::DAY).unwrap();
     let after = Duration::DAY + Duration::minutes(5);
