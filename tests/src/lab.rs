@@ -319,8 +319,12 @@ impl Lab {
 
     #[expect(clippy::print_stdout, reason = "the harness shows it if the test fails")]
     fn show_logs(&self) {
-        let files = std::fs::read_dir(&self.logs).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut files: Vec<PathBuf> = files.collect();
+        let folders = [self.logs.clone(), Path::new(FOLDER).join("kube")];
+        let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let mut files: Vec<PathBuf> = files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "log"))
+            .collect();
         files.sort();
         for file in files {
             println!("---- {} ----\n{}", file.display(), process::tail(&file, 40));

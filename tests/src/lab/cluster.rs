@@ -203,7 +203,7 @@ impl<'lab> Cluster<'lab> {
         found.expect("a test names a controller it made")
     }
 
-    /// A running pod whose Envoy is served by the first of these controllers that answers.
+    /// A running pod whose Envoy is served by any of these controllers.
     ///
     /// # Errors
     /// If anything of it does not start in time.

@@ -35,7 +35,7 @@ pub(super) struct Sidecar<'a> {
     pub(super) name: &'a str,
     /// What the node's metadata says; not believed by anybody, one hopes.
     pub(super) claims: &'a Value,
-    /// The control planes, the first that answers is taken.
+    /// The control planes, any of which will do.
     pub(super) xds: &'a [SocketAddr],
     pub(super) folder: &'a Path,
 }
@@ -80,16 +80,13 @@ impl Sidecar<'_> {
         let Self { at, namespace, name, claims, xds, folder } = self;
         let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
         let pipe = json!({"pipe": {"path": folder.join("sds")}});
-        let xds: Vec<Value> = (0_u32..)
-            .zip(*xds)
-            .map(|(priority, to)| {
-                let address = json!({"socket_address": {"address": to.ip(), "port_value": to.port()}});
-                json!({"priority": priority, "lb_endpoints": [{"endpoint": {"address": address}}]})
-            })
-            .collect();
+        // Not by priority: Envoy leaves a priority only for hosts known to be bad, and nobody checks these.
+        let address =
+            |to: &SocketAddr| json!({"socket_address": {"address": to.ip(), "port_value": to.port()}});
+        let xds: Vec<Value> = xds.iter().map(|to| json!({"endpoint": {"address": address(to)}})).collect();
         let mut metadata = json!({
             "NAME": name, "NAMESPACE": namespace, "INSTANCE_IPS": at.v4, "CLUSTER_ID": "Kubernetes",
-            "ISTIO_VERSION": "1.31.0", "INTERCEPTION_MODE": "REDIRECT",
+            "ISTIO_VERSION": "1.31.0", "INTERCEPTION_MODE": "REDIRECT", "PROXY_CONFIG": {"drainDuration": "1s"},
         });
         for (key, value) in claims.as_object().into_iter().flatten() {
             metadata[key] = value.clone();
@@ -111,7 +108,7 @@ impl Sidecar<'_> {
             }},
             "static_resources": {"clusters": [
                 cluster("sds-grpc", &json!([{"lb_endpoints": [{"endpoint": {"address": pipe}}]}])),
-                cluster("xds-grpc", &xds.into()),
+                cluster("xds-grpc", &json!([{"lb_endpoints": xds}])),
             ]},
         })
     }
