@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use crds::{Kind, Object};
 use nix::sys::signal::Signal;
-use source::kubernetes::{Counters, MeshSource, Settings};
+use serde_json::json;
+use source::kubernetes::{Counters, MeshSource, Scope, Settings};
 use source::{Change, UnimplementedObjects, Version};
 use tests::here;
 use tests::lab::kube::{self, Kube, Through};
@@ -374,19 +375,20 @@ fn optional_kinds_appear_later() {
         until_applied(kube, ENTRY).await?;
         told.until("the entry", |told| told.has("WorkloadEntry default/vm")).await?;
         kube.apply(FILTERS).await?;
-        let filter = "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: f, namespace: default}\n";
-        until_applied(kube, filter).await?;
+        until_applied(kube, FILTER).await?;
         let counted = |count| {
             move |told: &Told| told.unimplemented.get("EnvoyFilter").is_some_and(|found| found.count == count)
         };
         told.until("the filter is counted", counted(1)).await?;
         ensure!(told.unimplemented["EnvoyFilter"].names == ["default/f"], "{:?}", told.unimplemented);
-        kube.delete(filter).await?;
+        kube.delete(FILTER).await?;
         told.until("it is not any more", counted(0)).await?;
         Ok(())
     });
 }
 
+const FILTER: &str =
+    "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: f, namespace: default}\n";
 const FILTERS: &str = "apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: envoyfilters.networking.istio.io}
@@ -410,12 +412,14 @@ async fn until_applied(kube: &Kube, yaml: &str) -> Result<()> {
 #[test]
 fn a_missing_right_freezes() {
     kube::own(here!(), async |kube| {
-        kube.apply(&deny("a")).await?;
-        kube.apply(ROLE).await?;
+        kube.apply(&format!("{}{FILTERS}", deny("a"))).await?;
+        until_applied(kube, FILTER).await?;
+        grant(kube, "nothing").await?;
         let kubeconfig = kube.kubeconfig_of("istio-system", "countersign").await?;
         let mut told = Told::through(&kubeconfig, "default").await?;
         told.until("the first list", |told| told.synced && told.frozen.is_none()).await?;
-        kube.apply(&ROLE.replace("[authorizationpolicies, ", "[")).await?;
+        told.until("the filter is counted", |told| told.unimplemented.contains_key("EnvoyFilter")).await?;
+        grant(kube, "authorizationpolicies").await?;
         let named = |told: &Told| {
             let reason = told.frozen.as_deref().unwrap_or_default();
             reason.contains("AuthorizationPolicy cannot be watched: 403") && !reason.contains("Pod")
@@ -423,28 +427,43 @@ fn a_missing_right_freezes() {
         told.until("frozen", named).await?;
         ensure!(told.has(&name_of("a")) && told.deleted.is_empty(), "{:?}", told.deleted);
         kube.apply(&deny("b")).await?;
-        kube.apply(ROLE).await?;
+        grant(kube, "nothing").await?;
         told.until("back", |told| told.frozen.is_none() && told.has(&name_of("b"))).await?;
         Ok(())
     });
 }
 
-const ROLE: &str = "apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: countersign}
-rules:
-- {apiGroups: [''], resources: [namespaces, pods, services, serviceaccounts, configmaps], verbs: [get, list, watch]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
-- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get, list, watch]}
-- {apiGroups: [security.istio.io], resources: [authorizationpolicies, peerauthentications, requestauthentications], verbs: [get, list, watch]}
-- {apiGroups: [networking.istio.io], resources: [workloadentries], verbs: [get, list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: countersign}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: countersign}
-subjects: [{kind: ServiceAccount, namespace: istio-system, name: countersign}]
-";
+/// Exactly the rights of the controller, without those to `without`.
+async fn grant(kube: &Kube, without: &str) -> Result<()> {
+    let binding = json!({"apiGroup": "rbac.authorization.k8s.io", "name": "countersign"});
+    let subjects = json!([{"kind": "ServiceAccount", "namespace": "istio-system", "name": "countersign"}]);
+    for (scope, role) in [(Scope::Cluster, "ClusterRole"), (Scope::Namespace, "Role")] {
+        let rights = source::kubernetes::rights();
+        let rules = rights.iter().filter(|right| right.scope == scope).map(|right| {
+            let resources = right.resources.iter().filter(|resource| **resource != without);
+            let names = right.names.iter().map(|name| name.replace("{namespace}", "istio-system"));
+            json!({
+                "apiGroups": [right.api_group], "resources": resources.collect::<Vec<_>>(),
+                "resourceNames": names.collect::<Vec<_>>(), "verbs": right.verbs,
+            })
+        });
+        let rules: Vec<_> = rules.filter(|rule| rule["resources"] != json!([])).collect();
+        let mut metadata = json!({"name": "countersign"});
+        if scope == Scope::Namespace {
+            metadata["namespace"] = "istio-system".into();
+        }
+        let api = "rbac.authorization.k8s.io/v1";
+        kube.put(json!({"apiVersion": api, "kind": role, "metadata": metadata, "rules": rules})).await?;
+        let mut reference = binding.clone();
+        reference["kind"] = role.into();
+        let kind = format!("{role}Binding");
+        kube.put(json!({
+            "apiVersion": api, "kind": kind, "metadata": metadata, "roleRef": reference, "subjects": subjects,
+        }))
+        .await?;
+    }
+    Ok(())
+}
 
 /// Another revision's objects are not there; the label decides at any time.
 #[test]

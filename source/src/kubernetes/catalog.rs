@@ -185,7 +185,9 @@ impl Catalog {
         let old = entries.remove(&object);
         let happened = if old.is_some() { Happened::Update } else { Happened::Add };
         self.counters.happened(object.kind, happened);
-        let good = old.as_ref().is_some_and(|old| old.good);
+        // What was deleted and created again while nobody looked is another object.
+        let same = |old: &Entry| old.version.as_ref().map(|v| &v.uid) == version.as_ref().map(|v| &v.uid);
+        let good = old.as_ref().is_some_and(|old| old.good && same(old));
         let mut reported = old.as_ref().is_some_and(|old| old.reported);
         let Parsed { content, findings } = parsed;
         let value = match content {

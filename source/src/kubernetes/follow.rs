@@ -14,11 +14,11 @@ use super::slim::{Event, Slim};
 use super::wire::{self, Error, Lines, Resource, Start};
 
 /// How long a watch runs before it is renewed, where a dead connection must be noticed soon.
-pub(super) const ATTENTIVE: Duration = Duration::from_secs(10);
+pub(super) const ATTENTIVE: Duration = Duration::from_secs(12);
 /// The same where it need not.
 pub(super) const RELAXED: Duration = Duration::from_secs(240);
 /// How much later than announced the server may end a watch.
-const SLACK: Duration = Duration::from_secs(4);
+const SLACK: Duration = Duration::from_secs(3);
 /// The first pause after a failure, and the longest.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crds::Unimplemented;
+use rand::Rng;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ use crate::UnimplementedObjects;
 
 /// At most so many are named.
 const NAMED: usize = 5;
+/// Nobody waits for these: after a failure they are not asked for again soon.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Changes in quick succession are told together.
 const TOGETHER: Duration = Duration::from_secs(1);
 
@@ -57,7 +60,6 @@ impl CountSink {
     }
 
     async fn tell(&mut self, error: Option<String>) {
-        self.due = None;
         let objects = UnimplementedObjects {
             group: self.told.group.clone(),
             kind: self.told.kind.clone(),
@@ -66,9 +68,11 @@ impl CountSink {
             error,
         };
         if self.told != objects {
-            self.told = objects.clone();
-            let _ = self.tells.send(Tell::Unimplemented(objects)).await;
+            let _ = self.tells.send(Tell::Unimplemented(objects.clone())).await;
+            self.told = objects;
         }
+        // Only now: this may be dropped while it waits, and is then asked again.
+        self.due = None;
     }
 
     fn ours(&self, slim: &Slim) -> bool {
@@ -159,5 +163,7 @@ impl Sink for CountSink {
         if matches!(error, Error::Refused { code: 401 | 403, .. }) {
             self.tell(Some(error.to_string())).await;
         }
+        let pause = PATIENCE.mul_f64(rand::rng().random_range(0.5..=1.0));
+        tokio::time::sleep(pause).await;
     }
 }

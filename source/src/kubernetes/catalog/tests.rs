@@ -93,13 +93,24 @@ impl Bed {
         definition: &str,
         ours: bool,
     ) -> Vec<String> {
+        self.version(object, value, definition, ours, None)
+    }
+
+    fn version(
+        &mut self,
+        object: ObjectRef,
+        value: &serde_json::Value,
+        definition: &str,
+        ours: bool,
+        uid: Option<&str>,
+    ) -> Vec<String> {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
         value.to_string().hash(&mut hasher);
         self.tell(Tell::Seen(Box::new(Seen {
             object,
             digest: hasher.finish(),
-            version: None,
+            version: uid.map(|uid| Version { uid: uid.into(), generation: 1, manager: None }),
             definition: Some(definition.into()),
             ours,
             parsed: crds::parse(value),
@@ -147,6 +158,33 @@ fn last_good_versions_and_closed_values() {
     assert_eq!(bed.seen("n/a", BAD), ["close AuthorizationPolicy n/a"]);
     let counts = bed.counters.events().filter(|(kind, ..)| *kind == Kind::AuthorizationPolicy);
     assert_eq!(counts.map(|(.., count)| count).collect::<Vec<_>>(), [2, 3, 1]);
+}
+
+/// An object of the same name that was created anew has no last good version.
+#[test]
+fn another_object_of_the_same_name() {
+    let mut bed = Bed::started();
+    let value = |action: &str| {
+        json!({
+            "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+            "metadata": {"namespace": "n", "name": "a"}, "spec": {"action": action, "rules": [{}]},
+        })
+    };
+    for (uid, action, expect) in [
+        ("1", GOOD, Some("apply")),
+        ("1", GOOD, None),
+        ("1", BAD, Some("keep")),
+        ("2", BAD, Some("close")),
+        ("2", GOOD, Some("apply")),
+        ("3", GOOD, Some("apply")),
+        ("3", BAD, Some("keep")),
+    ] {
+        let object = reference(Kind::AuthorizationPolicy, "n/a");
+        let said = bed.version(object, &value(action), "d1", true, Some(uid));
+        let expect: Vec<_> =
+            expect.map(|what| format!("{what} AuthorizationPolicy n/a")).into_iter().collect();
+        assert_eq!(said, expect, "{uid} {action}");
+    }
 }
 
 #[test]
