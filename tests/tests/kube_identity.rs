@@ -201,6 +201,21 @@ fn the_root_is_made_once_and_is_in_every_namespace() {
             let log = std::fs::read_to_string(&ca.process.log)?;
             ensure!(!log.contains("PRIVATE KEY"), "a key is in the log");
         }
+
+        // The mesh names another trust domain: not ready, and says why; one that starts then does not sign at all.
+        let mesh = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: 'trustDomain: other.example'}\n";
+        kube.apply(mesh).await?;
+        let other = start_ca(kube, "ca-e", &kubeconfig, &[]).await?;
+        for ca in [&again, &other] {
+            until("it names both trust domains", async || {
+                let Ok((status, reasons)) = ca.ready().await else { return Ok(None) };
+                let named = reasons.contains("other.example") && reasons.contains("cluster.local");
+                Ok((status == 503 && named).then_some(()))
+            })
+            .await?;
+        }
+        kube.delete(mesh).await?;
+        again.wait_ready().await?;
         Ok(())
     });
 }

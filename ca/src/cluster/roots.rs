@@ -303,3 +303,74 @@ async fn write(client: Client, namespace: String, bundle: Arc<str>) -> (String, 
     };
     (namespace, outcome)
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::NamespaceStatus;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn namespace(name: &str, phase: &str) -> Namespace {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let status = NamespaceStatus { phase: Some(phase.to_owned()), ..NamespaceStatus::default() };
+        Namespace { metadata, status: Some(status), ..Namespace::default() }
+    }
+
+    fn map(namespace: &str, content: Option<&str>) -> ConfigMap {
+        let metadata = ObjectMeta { namespace: Some(namespace.to_owned()), ..ObjectMeta::default() };
+        let data = content.map(|content| [(KEY.to_owned(), content.to_owned())].into());
+        ConfigMap { metadata, data, ..ConfigMap::default() }
+    }
+
+    fn wrong(known: &Known) -> Vec<&str> {
+        known.wrong(hash("roots")).map(String::as_str).collect()
+    }
+
+    #[test]
+    fn every_namespace_that_lives_is_to_have_the_roots() {
+        let mut known = Known::default();
+        known.namespace(Event::Init);
+        for (name, phase) in
+            [("a", "Active"), ("b", "Active"), ("going", "Terminating"), ("kube-public", "Active")]
+        {
+            known.namespace(Event::InitApply(namespace(name, phase)));
+        }
+        known.namespace(Event::InitDone);
+        assert!(!known.complete());
+        known.map(Event::Init);
+        known.map(Event::InitApply(map("a", Some("roots"))));
+        known.map(Event::InitDone);
+        assert!(known.complete());
+        assert_eq!(wrong(&known), ["b"]);
+        for (content, expected) in [(Some("others"), vec!["b"]), (None, vec!["b"]), (Some("roots"), vec![])] {
+            known.map(Event::Apply(map("b", content)));
+            assert_eq!(wrong(&known), expected, "{content:?}");
+        }
+        known.map(Event::Delete(map("a", None)));
+        assert_eq!(wrong(&known), ["a"]);
+        known.namespace(Event::Apply(namespace("a", "Terminating")));
+        known.namespace(Event::Apply(namespace("c", "Active")));
+        assert_eq!(wrong(&known), ["c"]);
+        known.namespace(Event::Delete(namespace("c", "Active")));
+        assert_eq!(wrong(&known), [""; 0]);
+    }
+
+    /// Lists come again after a lost watch: what is not in them any more is gone, and nothing is forgotten meanwhile.
+    #[test]
+    fn a_new_list_replaces_what_was_known() {
+        let mut known = Known::default();
+        for round in [["a", "b"], ["b", "c"]] {
+            known.namespace(Event::Init);
+            known.map(Event::Init);
+            for name in round {
+                known.namespace(Event::InitApply(namespace(name, "Active")));
+                known.map(Event::InitApply(map(name, Some("roots"))));
+            }
+            known.namespace(Event::InitDone);
+            known.map(Event::InitDone);
+        }
+        assert_eq!(known.namespaces, BTreeSet::from(["b".to_owned(), "c".to_owned()]));
+        assert_eq!(known.maps.len(), 2);
+    }
+}

@@ -143,7 +143,9 @@ impl ClusterCertificates {
                 };
                 let identity = self.reviewer.judge(bearer, source).await?;
                 // A caller that has shown a good token is not what a flood of idle connections may displace.
-                if certificate.is_none() && connection.is_some_and(|connection| !connection.identify(&identity)) {
+                if certificate.is_none()
+                    && connection.is_some_and(|connection| !connection.identify(&identity))
+                {
                     return Err(Error::RateLimited);
                 }
                 let via = std::mem::take(&mut caller.proven);
