@@ -276,6 +276,16 @@ fn an_answer_takes_milliseconds() {
         for _ in 0..200 {
             ensure!(plane.dry(&object).await?.status == 201);
         }
+        // As large as etcd takes: 400 rules of 60 paths each.
+        let path = |n: u32| format!("'/a/path/of/some/length/{n}'");
+        let paths = (0..60).map(path).collect::<Vec<_>>().join(", ");
+        let rule = format!("{{to: [{{operation: {{paths: [{paths}]}}}}]}}");
+        let rules = vec![rule; 400].join(", ");
+        let large = policy(V1, AP, &ns, "large", &format!("{{action: AUDIT, rules: [{rules}]}}"));
+        let start = Instant::now();
+        let answer = plane.dry(&large).await?;
+        ensure!(answer.status == 201, "{}: {:?}", answer.status, answer.warnings);
+        println!("{} bytes in {:?}", large.to_string().len(), start.elapsed());
         let text = plane.replica.metrics.encode();
         let number = |name: &str| -> Option<f64> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())

@@ -14,6 +14,7 @@ use mesh::{InboundPort, Service, Workload};
 use policy::{Action, Attachment, EffectivePolicy, ObjectName};
 
 use crate::publish::Publisher;
+use crate::receipts::selects;
 use crate::store::Store;
 
 /// Workloads that are looked at: those alike in labels and namespace count once.
@@ -98,17 +99,6 @@ fn reaches(
     };
     advice.push(never.to_owned());
     false
-}
-
-/// Whether a policy that reaches the workload's namespace selects it. Sidecars ignore `targetRefs` (semantics §2.4).
-fn selects(attachment: &Attachment, workload: &Workload) -> bool {
-    match attachment {
-        Attachment::Namespace => true,
-        Attachment::Labels(labels) => {
-            labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-        }
-        Attachment::Targets(_) => false,
-    }
 }
 
 fn nothing(store: &Store, id: &ObjectName, attachment: &Attachment) -> String {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use policy::{Attachment, PeerAuthentication};
 
-use super::{Selected, selects, unserved};
+use super::{Selected, unserved};
+use crate::receipts::selects;
 use crate::store::Store;
 
 pub(super) fn advise(

@@ -228,3 +228,30 @@ fn a_selector_without_labels_is_a_warning() {
     let (allowed, _, warnings) = told(&review("CREATE", &object, &Value::Null));
     assert!(allowed && warnings.len() == 1 && warnings[0].contains("no labels"), "{warnings:?}");
 }
+
+proptest::proptest! {
+    /// Whatever comes, there is an answer: no panic, and nothing passes that is not understood.
+    #[test]
+    fn every_body_has_an_answer(at in proptest::collection::vec((0.0..1.0_f64, proptest::prelude::any::<u8>()), 0..6)) {
+        let spec = "{selector: {matchLabels: {a: b}}, mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}}";
+        let metadata = json!({"labels": {"a": "b"}, "generateName": "p-", "annotations": {"a": "b"}});
+        let old = object(V1, "PeerAuthentication", &json!({}), spec);
+        let mut body = review("UPDATE", &object(V1, "PeerAuthentication", &metadata, spec), &old).to_string().into_bytes();
+        for (place, byte) in at {
+            let index = (place * body.len() as f64) as usize;
+            body[index] = byte;
+        }
+        if let Ok(request) = read(&body) {
+            let answer = match judge(&request) {
+                Verdict::Ignored => allowed(&request, &[]),
+                Verdict::Good { findings, .. } => allowed(&request, &warnings(&findings)),
+                Verdict::Bad { findings } => {
+                    proptest::prop_assert!(!reasons(&findings).is_empty());
+                    denied(&request, &findings)
+                }
+            };
+            let _ = (request.subject(), request.labels());
+            proptest::prop_assert!(answer["response"]["allowed"].is_boolean());
+        }
+    }
+}
