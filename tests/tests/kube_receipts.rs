@@ -12,6 +12,7 @@ use api::countersign::receipts::v1::WatchRequest;
 use api::countersign::receipts::v1::receipts_client::ReceiptsClient;
 use serde_json::{Value, json};
 use source::kubernetes::lease::{Election, LEADER, Timing};
+use source::kubernetes::status::{Status, WriteError, Writer};
 use tests::here;
 use tests::lab::kube::{self, Kube, Through};
 use tests::lab::{until, within};
@@ -26,7 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Other tests run at the same time, on few cores.
 const SLACK: Duration = Duration::from_secs(4);
 
-fn policy(namespace: &str, port: u16) -> String {
+fn deny(namespace: &str, port: u16) -> String {
     format!(
         "apiVersion: {API}\nkind: {KIND}\nmetadata: {{name: p, namespace: {namespace}}}\nspec:\n  action: DENY\n  \
          rules: [{{to: [{{operation: {{paths: [\"/{port}\"]}}}}]}}]\n"
@@ -146,7 +147,7 @@ fn conditions_follow_the_proxies_and_leave_others_alone() {
     kube::own(here!(), async |kube| {
         let Shop { namespace, mesh } = shop(kube, 2).await?;
         let replica = Replica::start(kube, &mesh, "a").await?;
-        kube.apply(&policy(&namespace, 1)).await?;
+        kube.apply(&deny(&namespace, 1)).await?;
         let message = enforced(kube, &namespace, SLACK + SLACK, "False", "NoProxy").await?;
         ensure!(message.contains("web-0") && message.contains("web-1"), "{message}");
         let mut proxies = Vec::new();
@@ -161,7 +162,7 @@ fn conditions_follow_the_proxies_and_leave_others_alone() {
         ], "observedGeneration": 7}});
         let policies = kube.api(API, KIND, &namespace).await?;
         policies.patch_status("p", &PatchParams::default(), &Patch::Merge(&theirs)).await?;
-        kube.apply(&policy(&namespace, 2)).await?;
+        kube.apply(&deny(&namespace, 2)).await?;
         enforced(kube, &namespace, SLACK, "True", "Enforced").await?;
         let written = object(kube, &namespace).await?;
         let foreign = condition(&written, "WaypointAccepted").context("the foreign condition is gone")?;
@@ -203,12 +204,12 @@ fn receipts_of_two_replicas_are_right_within_a_second() {
         for n in 0..4 {
             proxies.push(if n < 2 { &a } else { &b }.proxy(&namespace, &pod(n)).await?);
         }
-        kube.apply(&policy(&namespace, 1)).await?;
+        kube.apply(&deny(&namespace, 1)).await?;
         let message = enforced(kube, &namespace, SLACK, "True", "Enforced").await?;
         ensure!(message.starts_with("4/4"), "{message}");
 
         proxies[3].answers(Answers::Nack);
-        kube.apply(&policy(&namespace, 2)).await?;
+        kube.apply(&deny(&namespace, 2)).await?;
         let message = enforced(kube, &namespace, SECOND + SLACK, "False", "Rejected").await?;
         ensure!(
             message.starts_with("3/4") && message.contains("web-3") && message.contains("no such matcher"),
@@ -216,9 +217,17 @@ fn receipts_of_two_replicas_are_right_within_a_second() {
         );
         proxies[3].answers(Answers::Ack);
         enforced(kube, &namespace, SECOND + SLACK, "True", "Enforced").await?;
+        for reason in ["PolicyEnforced", "ProxyNACK"] {
+            let events = kube.api("events.k8s.io/v1", "Event", &namespace).await?;
+            until(&format!("the event {reason}"), async || {
+                let all = events.list(&Default::default()).await?;
+                Ok(all.items.iter().any(|event| event.data["reason"] == reason).then_some(()))
+            })
+            .await?;
+        }
 
         proxies[2].answers(Answers::Silence);
-        kube.apply(&policy(&namespace, 3)).await?;
+        kube.apply(&deny(&namespace, 3)).await?;
         let message = enforced(kube, &namespace, SECOND + SLACK, "False", "Pending").await?;
         ensure!(message.starts_with("3/4") && message.contains("web-2"), "{message}");
         proxies[2].answers(Answers::Ack);
@@ -268,7 +277,7 @@ fn a_replaced_listener_drains_before_its_policy_is_enforced() {
         let _proxy = replica.draining(&namespace, &pod(0), 2).await?;
         let settled =
             async |what: &str| until(what, async || Ok((is(&state().await?, what)).then_some(()))).await;
-        kube.apply(&policy(&namespace, 1)).await?;
+        kube.apply(&deny(&namespace, 1)).await?;
         enforced(kube, &namespace, SLACK + SLACK, "True", "Enforced").await?;
         kube.apply(&strict).await?;
         let start = Instant::now();
@@ -289,16 +298,43 @@ fn status_moves_on_when_the_writer_is_killed() {
         let b = Replica::start(kube, &mesh, "b").await?;
         let _first = b.proxy(&namespace, &pod(0)).await?;
         let second = a.proxy(&namespace, &pod(1)).await?;
-        kube.apply(&policy(&namespace, 1)).await?;
+        kube.apply(&deny(&namespace, 1)).await?;
         enforced(kube, &namespace, SLACK, "True", "Enforced").await?;
         drop(second);
         drop(a);
         let _second = b.proxy(&namespace, &pod(1)).await?;
-        kube.apply(&policy(&namespace, 2)).await?;
+        kube.apply(&deny(&namespace, 2)).await?;
         let patience = Timing::default().duration + Duration::from_secs(3);
         let message = enforced(kube, &namespace, patience + SLACK, "True", "Enforced").await?;
         ensure!(message.starts_with("2/2"), "{message}");
         ensure!(b.leadership.until().is_some() && b.name == "b", "somebody else wrote");
+        Ok(())
+    });
+}
+
+/// Without rights nothing is written and nobody leads; that is said, and nothing waits for it.
+#[test]
+fn without_rights_nobody_leads_and_nothing_waits() {
+    kube::own(here!(), async |kube| {
+        let Shop { namespace, mesh } = shop(kube, 0).await?;
+        kube.apply(&deny(&namespace, 1)).await?;
+        let nobody = kube.kubeconfig_of(&mesh.namespace, "nobody").await?;
+        let client = source::kubernetes::client(Some(&nobody)).await?;
+        let (election, leadership) =
+            Election::new(client.clone(), &mesh.namespace, LEADER, "nobody", Timing::default());
+        let election = election.run(tokio::time::sleep(Duration::from_millis(1500)));
+        tokio::time::timeout(Duration::from_secs(5), election).await.context("the election does not end")?;
+        ensure!(leadership.until().is_none(), "led without a right to");
+        let writer = Writer::new(client);
+        let object = crds::ObjectRef {
+            kind: crds::Kind::AuthorizationPolicy,
+            id: policy::ObjectName::new(namespace.as_str(), "p"),
+        };
+        let status = Status { uid: "u".into(), generation: 1, conditions: Vec::new() };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        let written = writer.write(&object, &status, deadline).await;
+        ensure!(matches!(written, Err(WriteError::Forbidden(_))), "{written:?}");
+        ensure!(matches!(writer.present().await, Err(WriteError::Forbidden(_))));
         Ok(())
     });
 }
@@ -329,7 +365,7 @@ fn enforcement_shows_within_a_quarter_of_a_second() {
         for n in 0..PROXIES {
             proxies.push(replica.proxy(&namespace, &pod(n)).await?);
         }
-        kube.apply(&policy(&namespace, 0)).await?;
+        kube.apply(&deny(&namespace, 0)).await?;
         enforced(kube, &namespace, SLACK, "True", "Enforced").await?;
         let mut took = Vec::new();
         for change in 1..=CHANGES {

@@ -201,7 +201,9 @@ impl Term {
             self.schedule.forget(&object);
         }
         let now = Instant::now();
-        if self.hearing_ends.is_some_and(|ends| ends <= now || self.unheard.is_empty()) {
+        // That this replica sees its own announcement shows that it sees all.
+        let heard = self.unheard.is_empty() && self.replicas.borrow().contains_key(&self.me);
+        if self.hearing_ends.is_some_and(|ends| ends <= now || heard) {
             self.hearing_ends = None;
         }
         for (fact, verdicts) in self.aggregate.take() {

@@ -10,8 +10,10 @@ use source::kubernetes::status::{Condition, Outcome, Status};
 
 use super::evaluate::Verdict;
 
-/// How long what may be over in a moment waits.
+/// How long what may be over in a moment waits: an answer that is on its way ..
 const PATIENCE: Duration = Duration::from_millis(150);
+/// .. and a proxy that lost its connection, or its replica, and connects again.
+const RECONNECTION: Duration = Duration::from_millis(400);
 /// Between two writes of one object that are not urgent.
 const APART: Duration = Duration::from_millis(500);
 /// After a write that failed.
@@ -30,6 +32,8 @@ pub(super) struct Schedule {
 #[derive(Debug)]
 struct Wanted {
     status: Status,
+    /// When what is written was first found to be wrong.
+    since: Instant,
     due: Instant,
 }
 
@@ -46,14 +50,15 @@ impl Schedule {
             self.wanted.remove(object);
             return;
         }
+        let since = self.wanted.get(object).map_or(now, |wanted| wanted.since);
         let due = if urgent(&status) {
             now
         } else {
             let apart = self.last.get(object).map(|last| *last + APART);
-            let waits = self.wanted.get(object).map_or(now + PATIENCE, |wanted| wanted.due);
+            let waits = since + patience(&status);
             apart.map_or(waits, |apart| waits.max(apart))
         };
-        self.wanted.insert(object.clone(), Wanted { status, due });
+        self.wanted.insert(object.clone(), Wanted { status, since, due });
     }
 
     /// There is nothing to be said of `object` any more.
@@ -113,7 +118,7 @@ impl Schedule {
             }
             None => {
                 self.written.remove(&object);
-                self.wanted.entry(object).or_insert(Wanted { status, due: now + RETRY });
+                self.wanted.entry(object).or_insert(Wanted { status, since: now, due: now + RETRY });
             }
         }
     }
@@ -134,6 +139,13 @@ fn urgent(status: &Status) -> bool {
                 "Rejected" | "NoTargets" | "DryRun" | "Invalid" | "LastGoodVersionKept" | "Conflicted"
             )
     })
+}
+
+fn patience(status: &Status) -> Duration {
+    match find(status, "Enforced").map(|enforced| &*enforced.reason) {
+        Some("NoProxy" | "ReplicaUnreachable") => RECONNECTION,
+        _ => PATIENCE,
+    }
 }
 
 pub(super) fn find<'a>(status: &'a Status, kind: &str) -> Option<&'a Condition> {
