@@ -175,7 +175,7 @@ async fn a_refusal_is_shown_on_the_policy_and_the_proxy_until_it_heals() {
     })
     .await;
     let message = condition(&report, "Programmed").message;
-    let told = "1/2 proxies; shop/orders-1 refuses ecds inbound.rbac.allow since 2";
+    let told = "0/1 proxies; shop/orders-1 refuses ecds inbound.rbac.allow since 2";
     assert!(message.starts_with(told) && message.ends_with(": bad rule"), "{message}");
     assert_eq!(condition(&report, "Enforced").status, "False");
     let proxy = report.proxies.iter().find(|p| p.name == "orders-1").unwrap();
