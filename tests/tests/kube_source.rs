@@ -608,3 +608,60 @@ fn a_version_that_is_not_served_any_more() {
         Ok(())
     });
 }
+
+/// Whatever is written, cut off and compacted, in the end what was told is what there is.
+#[test]
+fn in_the_end_it_is_what_there_is() {
+    const SEED: u64 = 4;
+    kube::own(here!(), async |kube| {
+        let gate = kube.gate().await?;
+        let path = kube.kubeconfig_at("gated", &gate.url(), kube.admin_token())?;
+        let mut told = Told::through(&path, "default").await?;
+        told.until("the first list", |told| told.synced).await?;
+        // A linear congruential generator will do: the same story each time.
+        let mut state = SEED;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        for round in 0..120 {
+            let name = format!("p-{}", random(12));
+            match random(10) {
+                0 => gate.set(Through::Closed),
+                1 => kube.compact().await?,
+                2 if round % 40 == 0 => {
+                    kube.stop()?;
+                    kube.start().await?;
+                }
+                2 | 3 => gate.set(Through::Everything),
+                4 | 5 => kube.delete(&deny(&name)).await?,
+                6 => kube.apply(&deny(&name).replace("DENY", "ALLOW")).await?,
+                _ => kube.apply(&deny(&name)).await?,
+            }
+            while let Ok(change) = told.changes.try_recv() {
+                told.take(change);
+            }
+        }
+        gate.set(Through::Everything);
+        let api = kube.api("security.istio.io/v1", "AuthorizationPolicy", "default").await?;
+        let listed = api.list(&Default::default()).await?;
+        let version = |object: &::kube::core::DynamicObject| {
+            let metadata = &object.metadata;
+            let name = name_of(metadata.name.as_deref().unwrap_or_default());
+            (name, metadata.uid.clone().unwrap_or_default(), metadata.generation.unwrap_or_default())
+        };
+        let expect: Vec<_> = listed.items.iter().map(version).collect();
+        ensure!(!expect.is_empty());
+        let equal = |told: &Told| {
+            let policies = told.objects.iter().filter(|(name, _)| name.starts_with("AuthorizationPolicy "));
+            let version = |(name, told): (&String, &Told1)| {
+                let version = told.version.clone()?;
+                Some((name.clone(), version.uid.to_string(), version.generation))
+            };
+            policies.filter_map(version).eq(expect.iter().cloned())
+        };
+        told.until("it is what there is", |told| equal(told) && told.frozen.is_none()).await?;
+        ensure!(told.objects.values().all(|told| !told.kept), "{:?}", told.objects);
+        Ok(())
+    });
+}
