@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use controller::Report;
-use controller::status::{Condition, FindingStatus, ObjectStatus};
+use controller::status::{Condition, FindingStatus, ObjectStatus, UnimplementedStatus};
 
 use crate::cli::FINDING;
 use crate::monitoring::MonitoringArgs;
@@ -119,6 +119,10 @@ fn table(report: &Report) -> String {
     }
     for failure in &report.failures {
         text += &format!("  - a bug: {}: {}\n", failure.subject, failure.error);
+    }
+    for UnimplementedStatus { group, kind, count, names, error } in &report.unimplemented {
+        let detail = error.clone().unwrap_or_else(|| names.join(", "));
+        text += &format!("  - {kind} ({group}) has no effect here; found {count}: {}\n", printable(&detail));
     }
     let mut table = Table::new(&["KIND", "NAMESPACE", "NAME", "ACCEPTED", "ENFORCED", "ORIGIN"]);
     for object in &report.objects {
