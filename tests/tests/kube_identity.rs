@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use authn::svid_client::{RootSource, Settings, Standing, SvidClient, TokenSource};
 use authn::token::{TokenLayer, TokenReviewer};
+use base64::Engine as _;
 use rcgen::{CertificateParams, DnType, SanType};
 use scene::{
     CA, CONTROLLER, Client, ROOT, ca_account, cacerts, handshake, id, pod_with_token, published, roots,
@@ -607,6 +608,7 @@ fn roots_are_changed_under_load_without_a_failed_handshake() {
         let old = roots(kube, "shop").await?;
         let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
         let address = ca.address;
+        let relay = controller(kube, address).await?;
         let steps = async {
             // By command; killed in the middle.
             let output = Command::new(programs::countersign())
@@ -655,6 +657,15 @@ fn roots_are_changed_under_load_without_a_failed_handshake() {
         assert_eq!(TrustBundle::from_pem(chain[2].as_bytes())?, client.roots);
         assert_eq!(client.roots.roots().len(), 4);
         ensure!(done.load(Ordering::Relaxed) > 20, "{done:?} rounds only");
+        // The controller has followed: its certificate is by the root that signs now, and it still relays.
+        let secret = kube.get("v1", "Secret", ROOT, "countersign-ca").await?.context("the keys")?;
+        let signing = secret["data"]["ca-root-cert.pem"].as_str().context("the signer's root")?;
+        let signing = TrustBundle::from_pem(&base64::engine::general_purpose::STANDARD.decode(signing)?)?;
+        let relayed = Client::new(relay.address, CONTROLLER, &signing);
+        let svid =
+            until("the controller has a new certificate", async || Ok(relayed.svid(Some(&other)).await.ok()))
+                .await?;
+        handshake(&svid, &svid, &signing).await?;
         Ok(())
     });
 }

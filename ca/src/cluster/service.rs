@@ -74,12 +74,6 @@ struct Caller {
     proven: String,
 }
 
-/// An identity that was proven, and by what it is counted.
-struct Proven {
-    id: SpiffeId,
-    limited_by: String,
-}
-
 impl ClusterCertificates {
     /// Signs with `issuer` for whom `reviewer` knows and whose pods live.
     pub fn new(
@@ -102,8 +96,7 @@ impl ClusterCertificates {
         request: &Request<IstioCertificateRequest>,
         caller: &mut Caller,
     ) -> Result<Issuance, Error> {
-        let Proven { id, limited_by } = self.prove(request, caller).await?;
-        self.desk.check_issuance(&limited_by)?;
+        let id = self.prove(request, caller).await?;
         if id == self.names.ca {
             return Err(Error::Reserved(id));
         }
@@ -116,7 +109,7 @@ impl ClusterCertificates {
 
     /// Whose certificate it is to be. A bearer token decides if there is one; a bad one is never made up for by the
     /// connection's certificate, which may be the relay's.
-    async fn prove<T>(&self, request: &Request<T>, caller: &mut Caller) -> Result<Proven, Error> {
+    async fn prove<T>(&self, request: &Request<T>, caller: &mut Caller) -> Result<SpiffeId, Error> {
         let connection = authn::connection(request);
         let certificate = connection.and_then(|connection| connection.identity.as_ref());
         if let Some(certificate) = certificate {
@@ -163,7 +156,7 @@ impl ClusterCertificates {
         &self,
         identity: &TokenIdentity,
         certificate: Option<&SpiffeId>,
-    ) -> Result<Proven, Error> {
+    ) -> Result<SpiffeId, Error> {
         let id = identity.spiffe_id(self.issuer.trust_domain()).map_err(Error::Identity)?;
         if let Some(certificate) = certificate.filter(|certificate| **certificate != id) {
             return Err(Error::TwoIdentities { token: id, certificate: certificate.clone() });
@@ -171,30 +164,31 @@ impl ClusterCertificates {
         let TokenIdentity { namespace, service_account, pod, expires: _ } = identity;
         let Some(token::Pod { name, uid }) = pod else {
             // Of a controller outside the cluster, or made by hand: as good as a certificate, no better.
+            self.desk.check_issuance(id.as_str())?;
             let own = id == self.names.controller;
             if !own && !self.in_use(namespace, service_account).await? {
                 return Err(Error::UnusedIdentity(id));
             }
-            return Ok(Proven { limited_by: id.to_string(), id });
+            return Ok(id);
         };
+        // Before the API server is asked. Per pod: a Deployment's pods that start all at once must not take each other's
+        // share.
+        self.desk.check_issuance(&format!("{id} {uid}"))?;
         // The review may be a minute old, and says nothing of how the pod is.
         let found = self.pods.pod(namespace, name).await.map_err(Error::NoPods)?;
         let fits = found
             .is_some_and(|pod| pod.lives && *pod.uid == **uid && *pod.service_account == **service_account);
-        if !fits {
-            return Err(Error::PodGone);
-        }
-        // Per pod: a Deployment's pods that start all at once must not take each other's share.
-        Ok(Proven { limited_by: format!("{id} {uid}"), id })
+        if fits { Ok(id) } else { Err(Error::PodGone) }
     }
 
-    async fn by_certificate(&self, id: &SpiffeId) -> Result<Proven, Error> {
+    async fn by_certificate(&self, id: &SpiffeId) -> Result<SpiffeId, Error> {
         let unused = || Error::UnusedIdentity(id.clone());
         let (namespace, service_account) = id.as_workload().ok_or_else(unused)?;
+        self.desk.check_issuance(id.as_str())?;
         if !self.in_use(namespace, service_account).await? {
             return Err(unused());
         }
-        Ok(Proven { limited_by: id.to_string(), id: id.clone() })
+        Ok(id.clone())
     }
 
     async fn in_use(&self, namespace: &str, service_account: &str) -> Result<bool, Error> {
