@@ -90,7 +90,7 @@ pub(super) async fn before(cluster: &Cluster) -> Group {
             group.none(description, Level::Warning, &foreign, Anchor::ForeignDefinitions);
         }
         Err(error) => {
-            group.warn("the definitions can be looked at", format!("{error:#}"), Anchor::InstallRights)
+            group.warn("the definitions can be looked at", format!("{error:#}"), Anchor::InstallRights);
         }
     }
     group
@@ -110,7 +110,7 @@ fn unserved(definition: &Definition, crd: &CustomResourceDefinition) -> Option<S
     let served =
         |name: &&str| crd.spec.versions.iter().any(|version| version.served && version.name == **name);
     // Older installations do not have all versions; one that we read is enough.
-    if definition.kind.versions().iter().any(|name| served(&name)) {
+    if definition.kind.versions().iter().any(served) {
         return None;
     }
     Some(format!("none of {} is served", definition.kind.versions().join(", ")))

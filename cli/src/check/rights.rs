@@ -22,7 +22,7 @@ const AT_ONCE: usize = 8;
 #[derive(Clone, Debug)]
 enum Whom {
     Myself,
-    Account(SubjectAccessReviewSpec),
+    Account(Box<SubjectAccessReviewSpec>),
 }
 
 /// One question.
@@ -116,11 +116,12 @@ fn account(namespace: &str) -> Whom {
         format!("system:serviceaccounts:{namespace}"),
         "system:authenticated".to_owned(),
     ];
-    Whom::Account(SubjectAccessReviewSpec {
+    let spec = SubjectAccessReviewSpec {
         user: Some(format!("system:serviceaccount:{namespace}:{SERVICE_ACCOUNT}")),
         groups: Some(groups.into()),
         ..SubjectAccessReviewSpec::default()
-    })
+    };
+    Whom::Account(Box::new(spec))
 }
 
 fn asked(group: &str, resource: &str, verb: &str, namespace: Option<&str>, name: Option<&str>) -> Asked {
@@ -214,7 +215,7 @@ async fn allowed(cluster: &Cluster, whom: &Whom, attributes: ResourceAttributes)
             timely(reviews.create(&params, &review)).await?.status
         }
         Whom::Account(account) => {
-            let spec = SubjectAccessReviewSpec { resource_attributes, ..account.clone() };
+            let spec = SubjectAccessReviewSpec { resource_attributes, ..(**account).clone() };
             let review = SubjectAccessReview { spec, ..Default::default() };
             let reviews: Api<SubjectAccessReview> = Api::all(client);
             timely(reviews.create(&params, &review)).await?.status

@@ -70,46 +70,59 @@ fn api(cluster: &Cluster, kind: PolicyKind, namespace: Option<&str>) -> Api<Dyna
     }
 }
 
-/// One policy: asked once, then followed.
+/// One policy: asked once, then followed. A watch that ends or fails is begun anew, from a list.
 async fn one(cluster: &Cluster, wanted: &Wanted<'_>, named: &Named, deadline: Instant) -> Result<(), String> {
     let policies = api(cluster, named.kind, wanted.namespace);
     let just = format!("metadata.name={}", named.name);
     loop {
-        let listed = timely(policies.list(&ListParams::default().fields(&just))).await;
-        let (mut missing, version) = match listed {
+        let missing = match timely(policies.list(&ListParams::default().fields(&just))).await {
             Ok(list) => {
-                let judged = list.items.first().map_or_else(|| absent(wanted, named), |o| judge(o, wanted));
-                let Err(missing) = judged else { return Ok(()) };
-                (missing, list.metadata.resource_version)
-            }
-            Err(error) => (format!("{error:#}"), None),
-        };
-        if let Some(version) = version {
-            let params = WatchParams::default().fields(&just);
-            match timeout_at(deadline, policies.watch(&params, &version)).await {
-                Err(_) => return Err(missing),
-                Ok(Ok(events)) => {
-                    let mut events = std::pin::pin!(events);
-                    // A watch that ends or fails is begun anew, from a list.
-                    loop {
-                        let judged = match timeout_at(deadline, events.try_next()).await {
-                            Err(_) => return Err(missing),
-                            Ok(Ok(Some(WatchEvent::Added(o) | WatchEvent::Modified(o)))) => judge(&o, wanted),
-                            Ok(Ok(Some(WatchEvent::Deleted(_)))) => absent(wanted, named),
-                            Ok(Ok(Some(WatchEvent::Bookmark(_)))) => continue,
-                            Ok(Ok(Some(WatchEvent::Error(_)) | None) | Err(_)) => break,
-                        };
-                        match judged {
-                            Ok(()) => return Ok(()),
-                            Err(still) => missing = still,
-                        }
+                let found = list.items.first();
+                let Err(mut missing) = found.map_or_else(|| absent(wanted, named), |o| judge(o, wanted))
+                else {
+                    return Ok(());
+                };
+                if let Some(version) = list.metadata.resource_version {
+                    let params = WatchParams::default().fields(&just);
+                    let followed = follow(&policies, &params, &version, wanted, named, &mut missing);
+                    match timeout_at(deadline, followed).await {
+                        Ok(true) => return Ok(()),
+                        Ok(false) => {}
+                        Err(_) => return Err(missing),
                     }
                 }
-                Ok(Err(_)) => {}
+                missing
             }
-        }
+            Err(error) => format!("{error:#}"),
+        };
         pause(deadline, missing).await?;
     }
+}
+
+/// Whether the watch saw what is waited for before it ended; `missing` is what it saw last.
+async fn follow(
+    policies: &Api<DynamicObject>,
+    params: &WatchParams,
+    version: &str,
+    wanted: &Wanted<'_>,
+    named: &Named,
+    missing: &mut String,
+) -> bool {
+    let Ok(events) = policies.watch(params, version).await else { return false };
+    let mut events = std::pin::pin!(events);
+    while let Ok(Some(event)) = events.try_next().await {
+        let judged = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => judge(&object, wanted),
+            WatchEvent::Deleted(_) => absent(wanted, named),
+            WatchEvent::Bookmark(_) => continue,
+            WatchEvent::Error(_) => return false,
+        };
+        match judged {
+            Ok(()) => return true,
+            Err(still) => *missing = still,
+        }
+    }
+    false
 }
 
 fn absent(wanted: &Wanted<'_>, named: &Named) -> Result<(), String> {

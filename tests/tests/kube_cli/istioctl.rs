@@ -136,10 +136,7 @@ async fn proxy(plane: &Plane, namespace: &str, name: &str) -> Result<Subscriptio
 #[test]
 fn proxy_status_by_istioctl() {
     let Some(istioctl) = istioctl() else {
-        #[expect(clippy::print_stderr, reason = "says that it is skipped")]
-        {
-            eprintln!("skipped: no istioctl; run scripts/get-istioctl");
-        }
+        eprintln!("skipped: no istioctl; run scripts/get-istioctl");
         return;
     };
     kube::shared(here!(), async |kube| {
