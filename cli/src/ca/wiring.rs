@@ -15,11 +15,13 @@ use spiffe::TrustDomain;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use xds::ads::server::Peer;
 
 use super::counters;
 use super::domain::{self, Said};
 use super::settings::Settings;
 use crate::listen::address;
+use crate::routes::{Gate, Port};
 use crate::standalone::secure::follow_roots;
 use crate::standalone::wiring::until_stopped;
 use crate::version::VERSION;
@@ -133,6 +135,8 @@ impl Authority {
             let incoming = authn::tls::serve(listener, config, authn::tls::Limits::default());
             crate::standalone::counters::register(&metrics, counted, incoming.counters());
             authn::tls::grpc_server()
+                // The service itself judges who calls.
+                .layer(Gate::new(Port::Ca, |_| Peer::default(), || None))
                 .add_service(service)
                 .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned())
                 .await
