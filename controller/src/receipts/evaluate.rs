@@ -148,7 +148,7 @@ impl<'a> Tally<'a> {
             return yes("SelectorInRootNamespace", message.to_owned());
         }
         // Of two that cover a whole namespace the younger one has no effect, whoever is there.
-        if let (Some(Attachment::Namespace), Some((by, _))) = (&fact.attachment, fact.older.first()) {
+        if let (Some(Attachment::Namespace), Some((by, _))) = (&fact.attachment, fact.older.iter().next()) {
             return yes(
                 "OlderPolicyWins",
                 format!("the older PeerAuthentication {by} covers the same namespace"),

@@ -32,9 +32,57 @@ pub(crate) struct Fact {
     pub(crate) dry_run: bool,
     /// `None` for kinds other than AuthorizationPolicy.
     pub(crate) action: Option<Action>,
-    /// PeerAuthentications of the same reach that come first where both select a workload (semantics §2.2), first ones
-    /// first.
-    pub(crate) older: Vec<(ObjectName, Attachment)>,
+    /// PeerAuthentications of the same reach that come first where both select a workload (semantics §2.2).
+    pub(crate) older: Older,
+}
+
+/// Those before one in a list that all of them share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Older {
+    pub(crate) peers: Arc<Vec<(ObjectName, Attachment)>>,
+    pub(crate) before: usize,
+}
+
+impl Older {
+    /// First ones first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(ObjectName, Attachment)> {
+        self.peers.iter().take(self.before)
+    }
+}
+
+/// The PeerAuthentications of one namespace, oldest first: of the whole namespace, and of single workloads.
+#[derive(Debug, Default)]
+struct Peers([Arc<Vec<(ObjectName, Attachment)>>; 2]);
+
+impl Peers {
+    fn of(store: &Store, namespace: &str) -> Self {
+        let here = store.policies.namespace(namespace);
+        let mut all: Vec<&PeerAuthentication> =
+            here.into_iter().flat_map(|here| here.peer.values()).map(|peer| &**peer).collect();
+        all.sort_by(|a, b| a.meta.order().cmp(&b.meta.order()));
+        let (wide, narrow): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|peer| peer.attachment == Attachment::Namespace);
+        let list = |peers: Vec<&PeerAuthentication>| {
+            Arc::new(peers.into_iter().map(|peer| (peer.meta.id.clone(), peer.attachment.clone())).collect())
+        };
+        Self([list(wide), list(narrow)])
+    }
+
+    /// Keeps the lists of `before` that are equal, so that they are compared as pointers from then on.
+    fn sharing(self, before: Option<&Self>) -> Self {
+        let Self([wide, narrow]) = self;
+        let keep = |new: Arc<Vec<_>>, index: usize| {
+            before.map(|Self(old)| &old[index]).filter(|old| **old == new).cloned().unwrap_or(new)
+        };
+        Self([keep(wide, 0), keep(narrow, 1)])
+    }
+
+    fn older(&self, policy: &PeerAuthentication) -> Older {
+        let Self([wide, narrow]) = self;
+        let peers = if policy.attachment == Attachment::Namespace { wide } else { narrow };
+        let before = peers.iter().position(|(id, _)| *id == policy.meta.id).unwrap_or(0);
+        Older { peers: peers.clone(), before }
+    }
 }
 
 /// Whether objects of `kind` have conditions about proxies.
@@ -50,6 +98,8 @@ pub(crate) struct Facts {
     /// As of the last refresh.
     providers: Vec<Arc<str>>,
     root: Arc<str>,
+    /// By namespace.
+    peers: BTreeMap<Arc<str>, Peers>,
 }
 
 impl Facts {
@@ -59,6 +109,7 @@ impl Facts {
             stale: BTreeSet::new(),
             providers: Vec::new(),
             root: "".into(),
+            peers: BTreeMap::new(),
         }
     }
 
@@ -97,19 +148,27 @@ impl Facts {
             .map(|object| object.id.namespace.clone())
             .collect();
         for namespace in peers {
-            let names = store.policies.namespace(&namespace).into_iter().flat_map(|all| all.peer.keys());
+            let here = store.policies.namespace(&namespace);
+            let names = here.into_iter().flat_map(|all| all.peer.keys());
             stale.extend(names.map(|name| {
                 let id = ObjectName { namespace: namespace.clone(), name: name.clone() };
                 ObjectRef { kind: Kind::PeerAuthentication, id }
             }));
+            let peers = Peers::of(store, &namespace).sharing(self.peers.get(&namespace));
+            if here.is_some() {
+                self.peers.insert(namespace, peers);
+            } else {
+                self.peers.remove(&namespace);
+            }
         }
         if stale.is_empty() {
             return stale;
         }
+        let peers = &self.peers;
         self.all.send_modify(|all| {
             let all = Arc::make_mut(all);
             for object in &stale {
-                match known.get(object).map(|known| fact(object, known, store)) {
+                match known.get(object).map(|known| fact(object, known, store, peers)) {
                     Some(fact) if all.get(object).is_some_and(|before| **before == fact) => {}
                     Some(fact) => drop(all.insert(object.clone(), Arc::new(fact))),
                     None => drop(all.remove(object)),
@@ -125,7 +184,7 @@ pub(crate) fn changes_policy(edit: &Edit) -> bool {
     matches!(edit, Edit::Policy { .. })
 }
 
-fn fact(object: &ObjectRef, known: &Known, store: &Store) -> Fact {
+fn fact(object: &ObjectRef, known: &Known, store: &Store, peers: &BTreeMap<Arc<str>, Peers>) -> Fact {
     let ObjectRef { kind, id } = object;
     let mesh_wide = *id.namespace == *store.mesh.root_namespace;
     let mut fact = Fact {
@@ -137,7 +196,7 @@ fn fact(object: &ObjectRef, known: &Known, store: &Store) -> Fact {
         mesh_wide,
         dry_run: false,
         action: None,
-        older: Vec::new(),
+        older: Older::default(),
     };
     let Some(here) = store.policies.namespace(&id.namespace) else { return fact };
     match kind {
@@ -146,7 +205,7 @@ fn fact(object: &ObjectRef, known: &Known, store: &Store) -> Fact {
                 // With a selector in the root namespace it is never matched (semantics §2.2).
                 let misplaced = mesh_wide && policy.attachment != Attachment::Namespace;
                 fact.attachment = (!misplaced).then(|| policy.attachment.clone());
-                fact.older = older(policy, here.peer.values().map(|peer| &**peer));
+                fact.older = peers.get(&id.namespace).map(|peers| peers.older(policy)).unwrap_or_default();
             }
         }
         Kind::RequestAuthentication => {
@@ -164,18 +223,6 @@ fn fact(object: &ObjectRef, known: &Known, store: &Store) -> Fact {
         _ => {}
     }
     fact
-}
-
-/// Those of `peers` that win over `policy` wherever they select the same workload.
-fn older<'a>(
-    policy: &PeerAuthentication,
-    peers: impl Iterator<Item = &'a PeerAuthentication>,
-) -> Vec<(ObjectName, Attachment)> {
-    let wide = |policy: &PeerAuthentication| policy.attachment == Attachment::Namespace;
-    let mut older: Vec<&PeerAuthentication> =
-        peers.filter(|peer| wide(peer) == wide(policy) && peer.meta.order() < policy.meta.order()).collect();
-    older.sort_by(|a, b| a.meta.order().cmp(&b.meta.order()));
-    older.into_iter().map(|peer| (peer.meta.id.clone(), peer.attachment.clone())).collect()
 }
 
 fn accepted(known: &Known) -> Verdict {

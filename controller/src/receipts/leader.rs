@@ -152,6 +152,7 @@ impl Term {
         self.registry.mark_changed();
         self.meet();
         let mut look = tokio::time::interval(LOOK);
+        let mut spent = Duration::ZERO;
         loop {
             let due = self.next();
             let sleep = async {
@@ -170,9 +171,12 @@ impl Term {
                 () = sleep => {}
                 _ = look.tick() => self.miss(),
             }
-            tokio::time::sleep(BATCH).await;
+            // No more than half of the time goes into this, however much happens.
+            tokio::time::sleep(BATCH.max(spent)).await;
+            let start = Instant::now();
             self.take_in();
             self.write();
+            spent = start.elapsed();
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Session {
     progress: Progress,
     /// The commit that last changed each type for it.
     changed: [u64; 5],
+    /// What it is to have could not be translated, and so it was told others.
+    failed: bool,
 }
 
 impl Session {
@@ -59,7 +61,7 @@ impl Session {
     ) -> Self {
         let since = SystemTime::now();
         let progress = Progress::new(changed, proxy.drain_time);
-        Self { key, proxy, since, pod_uid, snapshots, journal, progress, changed }
+        Self { key, proxy, since, pod_uid, snapshots, journal, progress, changed, failed: false }
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -81,7 +83,8 @@ impl Session {
     }
 
     /// What is said of it to other replicas. With `failed`, what it is to have could not be translated.
-    fn row(&self, SessionId(id): SessionId, failed: bool) -> ProxyRow {
+    fn row(&mut self, SessionId(id): SessionId, failed: bool) -> ProxyRow {
+        self.failed = failed;
         let refusal = |(kind, nack): (ResourceType, &Nack)| {
             let Nack { resource, error, since } = nack.clone();
             Refusal { kind, resource, error, since }
@@ -207,7 +210,10 @@ impl Sessions {
             // A slot that is gone ends its sessions.
             let Some(changed) = publisher.changed(&session.key) else { continue };
             session.published(commit, changed);
-            rows.push(session.row(*id, publisher.fails(&session.key)));
+            let failed = publisher.fails(&session.key);
+            if changed.contains(&commit) || failed != session.failed {
+                rows.push(session.row(*id, failed));
+            }
         }
         rows
     }

@@ -5,6 +5,7 @@ use policy::Attachment;
 use proptest::prelude::*;
 use source::Version;
 
+use super::super::facts::Older;
 use super::*;
 use crate::fixtures::{id, labels, pod};
 
@@ -26,7 +27,7 @@ fn fact(name: &str, app: Option<&str>) -> Arc<Fact> {
         mesh_wide: false,
         dry_run: false,
         action: None,
-        older: Vec::new(),
+        older: Older::default(),
     })
 }
 

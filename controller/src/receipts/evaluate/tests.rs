@@ -1,9 +1,11 @@
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;
 use source::Version;
 use xds::ResourceType;
 
+use super::super::facts::Older;
 use super::*;
 use crate::fixtures::{id, labels, pod};
 
@@ -17,7 +19,7 @@ fn fact(kind: Kind) -> Fact {
         mesh_wide: false,
         dry_run: false,
         action: (kind == Kind::AuthorizationPolicy).then_some(Action::Deny),
-        older: Vec::new(),
+        older: Older::default(),
     }
 }
 
@@ -166,7 +168,10 @@ fn peer_authentications_that_lose() {
         (of("Conflicted"), of("Enforced"))
     };
     assert_eq!(conflict(&fact), ("NoConflict", "Enforced"));
-    let older = |attachment: Attachment| vec![(id("a", "old"), attachment)];
+    let older = |attachment: Attachment| {
+        let after = (id("a", "younger"), Attachment::Namespace);
+        Older { peers: Arc::new(vec![(id("a", "old"), attachment), after]), before: 1 }
+    };
     let wide = Fact { older: older(Attachment::Namespace), ..fact.clone() };
     assert_eq!(conflict(&wide), ("OlderPolicyWins", "Conflicted"));
     assert_eq!(find(&evaluate(&wide, &[]), "Conflicted").status, "True", "whoever is there");
