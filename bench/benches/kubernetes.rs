@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bench::join_all;
 use tests::lab::cluster::{BareId, Cluster};
 use tests::lab::{self, ALLOWED, DENIED, Got, PodSpec, Protocol};

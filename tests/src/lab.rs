@@ -14,7 +14,7 @@
 //! ```
 //! Each test is its own sandbox ([`here!`](crate::here) names it): as root or, where the kernel lets anybody, in a user
 //! namespace (`LAB_USERNS=1` forces that). Nothing is left behind, also by a test that is killed. Waiting is always for
-//! a condition. Without Envoy or the tools a test is skipped with a printed reason, or fails where `CI` is set.
+//! a condition. `LAB_LOGS=1` with `--nocapture` shows the logs of a test that passes, too. Without Envoy or the tools a test is skipped with a printed reason, or fails where `CI` is set.
 
 pub mod client;
 pub mod cluster;
@@ -104,6 +104,9 @@ pub fn run(test: &str, body: impl AsyncFnOnce(&mut Lab) -> Result<()>) {
             if let Err(why) = body(&mut lab).await {
                 lab.show_logs();
                 panic!("{why:?}");
+            }
+            if std::env::var_os("LAB_LOGS").is_some() {
+                lab.show_logs();
             }
         });
     });

@@ -48,9 +48,17 @@ impl Signer {
         for (name, value) in claims.as_object().into_iter().flatten() {
             all[name] = value.clone();
         }
+        self.sign(&all)
+    }
+
+    /// A token with exactly these claims.
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub fn sign(&self, claims: &Value) -> Result<String> {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some("lab".to_owned());
-        Ok(jsonwebtoken::encode(&header, &all, &EncodingKey::from_ec_der(&self.key.serialize_der()))?)
+        Ok(jsonwebtoken::encode(&header, claims, &EncodingKey::from_ec_der(&self.key.serialize_der()))?)
     }
 }
 

@@ -37,8 +37,10 @@ pub struct Namespace {
 impl Network {
     pub(super) fn new() -> Result<Self> {
         std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").ok();
+        // Its hardware address is told: else it is the lowest of its ports', changes as they come, and whoever knew the old
+        // one talks to nobody for a while.
         ip(
-            "link add br0 type bridge\nlink set br0 up\naddr add 10.77.0.1/16 dev br0\naddr add fd77::1/64 dev br0 nodad\n",
+            "link add br0 address 02:00:00:00:77:01 type bridge\nlink set br0 up\naddr add 10.77.0.1/16 dev br0\naddr add fd77::1/64 dev br0 nodad\n",
             None,
         )?;
         Ok(Self { used: 1 })
