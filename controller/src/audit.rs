@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use crds::{Finding, Object, ObjectRef, Severity};
 use runtime::audit::{Event, PolicyState, Trail, digest};
 use source::{Change, Version};
-use xds::ads::server::{Peer, Proxy, Refused};
 
 /// The trail, and what was last told of the source.
 #[derive(Debug, Default)]
@@ -133,21 +132,6 @@ impl Audit {
         }
         self.frozen = self.listed && reason.is_some();
     }
-}
-
-/// Writes down that a proxy was not let in. Being too early is no refusal.
-pub(crate) fn stream_refused(trail: &Trail, proxy: &Proxy, refused: &Refused) {
-    let reason = match refused {
-        Refused::NotReady(_) => return,
-        refused => refused.to_string(),
-    };
-    let Peer { address, identity, .. } = &proxy.peer;
-    trail.append(Event::StreamRefused {
-        peer: address.map(|address| address.to_string()).unwrap_or_default(),
-        node: proxy.node.id.clone(),
-        identity: identity.as_ref().map(ToString::to_string),
-        reason,
-    });
 }
 
 fn is_closed(findings: &[Finding]) -> bool {

@@ -72,7 +72,7 @@ impl Controller {
         Self::audited(metrics, changes, Trail::disabled())
     }
 
-    /// The same, with every change of policy and every refusal written into `trail`.
+    /// The same, with every change of policy written into `trail`.
     pub fn audited(
         metrics: &runtime::Metrics,
         changes: mpsc::Receiver<Change>,
@@ -88,7 +88,7 @@ impl Controller {
         let (update, learnt) = mpsc::channel(KEYS);
         let actor =
             Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender, (keys, learnt))
-                .audited(trail.clone());
+                .audited(trail);
         let (book, facts) = (actor.receipts.book.clone(), actor.receipts.facts());
         let holding = Holding::new(hold::Limits::default(), metrics.clone());
         let debug = Debug::default();
@@ -101,7 +101,6 @@ impl Controller {
             arrived,
             holding,
             debug,
-            trail,
             keys: (wanted, update),
             book,
             facts,
@@ -122,7 +121,6 @@ pub struct Handle {
     arrived: Arrived,
     holding: Holding,
     debug: Debug,
-    trail: Trail,
     keys: (watch::Receiver<Wanted>, mpsc::Sender<Update>),
     /// What the proxies have in force, and what is known of the policies.
     book: receipts::Book,
@@ -194,11 +192,6 @@ impl Handle {
             return Vec::new();
         }
         tokio::time::timeout(ADVICE, advice).await.ok().and_then(Result::ok).unwrap_or_default()
-    }
-
-    /// The audit trail, for the refusals of others.
-    pub fn trail(&self) -> &Trail {
-        &self.trail
     }
 
     /// Waits until the mesh configuration is another than `known`; for ever once the controller is gone.

@@ -30,14 +30,12 @@ use crate::status::{Connected, Journal, Nack, SessionId};
 
 impl Snapshots for Handle {
     async fn subscribe(&self, proxy: Proxy) -> Result<Subscription, Refused> {
-        let refused = |refused: &Refused| crate::audit::stream_refused(self.trail(), &proxy, refused);
         let key = slot(&proxy).inspect_err(|_| {
             self.metrics.refused.inc();
-        });
-        let key = key.inspect_err(refused)?;
+        })?;
         let connected = connected(&proxy, &key);
         let journal = Arc::new(Mutex::new(Journal::default()));
-        let Opened { id, snapshots } = self.open(&key, &connected, &journal).await.inspect_err(refused)?;
+        let Opened { id, snapshots } = self.open(&key, &connected, &journal).await?;
         let record = Some(self.debug.opened(id, &proxy, snapshots.clone()));
         let closed = self.closed.clone();
         let (metrics, arrived) = (self.metrics.clone(), self.arrived.clone());

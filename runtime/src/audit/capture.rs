@@ -87,6 +87,13 @@ impl Said {
                     reason: reasons.join(": "),
                 }
             }
+            "stream refused" => Event::StreamRefused {
+                peer: take("peer"),
+                node: take("node"),
+                identity: Some(take("identity")).filter(|identity| !identity.is_empty()),
+                code: take("code"),
+                reason: take("reason"),
+            },
             "token refused" => Event::TokenRefused { code: take("code"), reason: take("reason") },
             _ => Event::Logged { message: self.message, fields: self.fields },
         }

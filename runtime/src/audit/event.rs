@@ -64,6 +64,7 @@ pub enum Event {
         peer: String,
         node: String,
         identity: Option<String>,
+        code: String,
         reason: String,
     },
     CertificateIssued {

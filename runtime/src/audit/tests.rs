@@ -158,6 +158,7 @@ fn what_is_dropped_is_counted_and_said() {
         peer: "10.0.0.1".into(),
         node: "x".repeat(5000),
         identity: None,
+        code: "PermissionDenied".into(),
         reason: "no".into(),
     };
     for _ in 0..500 {
@@ -188,6 +189,7 @@ fn what_is_logged_for_the_trail_reaches_it() {
         tracing::info!(target: "audit", method = "m", id = %"spiffe://a/b", serial = "1", not_after = "t", caller = "none", address = %"::1", "certificate issued");
         tracing::info!(target: "audit", method = "m", caller = "c", address = %"::1", code = ?7, error = %"no", cause = "why", "certificate refused");
         tracing::info!(target: "audit", code = ?16, reason = "expired", "token refused");
+        tracing::info!(target: "audit", peer = "1.2.3.4:5", node = "n", identity = "", code = ?7, reason = "no", "stream refused");
         tracing::info!(target: "audit", roots = 2, "keys changed");
         tracing::info!("not for the trail");
     });
@@ -197,12 +199,13 @@ fn what_is_logged_for_the_trail_reaches_it() {
     for part in [
         r#""kind":"CertificateIssued","address":"::1","caller":"none","id":"spiffe://a/b","method":"m","notAfter":"t","serial":"1""#,
         r#""kind":"CertificateRefused","address":"::1","caller":"c","code":"7","method":"m","reason":"no: why""#,
+        r#""kind":"StreamRefused","code":"7","node":"n","peer":"1.2.3.4:5","reason":"no""#,
         r#""kind":"TokenRefused","code":"16","reason":"expired""#,
         r#""kind":"Logged","fields":{"roots":"2"},"message":"keys changed""#,
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
-    assert_eq!(text.lines().count(), 7);
+    assert_eq!(text.lines().count(), 8);
     assert!(
         text.contains(r#""kind":"Started""#) && text.lines().last().unwrap().contains("Stopped"),
         "{text}"

@@ -1,14 +1,16 @@
 //! One stream: its requests, the snapshots it follows, and the task that joins them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use spiffe::SpiffeId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::admission::{Bucket, Place};
 use super::service::Ads;
@@ -20,6 +22,8 @@ use crate::build::ProxyShape;
 
 /// Responses that wait for the peer to read them: one per type and a few for errors.
 const OUTGOING: usize = 8;
+/// Characters of a node id that are written down.
+const NODE_ID: usize = 512;
 
 pub(super) type Outgoing<W> = ReceiverStream<Result<W, Status>>;
 
@@ -92,11 +96,13 @@ pub(super) fn open<S: Snapshots, M: Message>(
     let (tx, rx) = mpsc::channel(OUTGOING);
     tokio::spawn(async move {
         let closed = tx.clone();
+        let (address, identity) = (peer.address, peer.identity.clone());
+        let mut node = String::new();
         tokio::select! {
-            outcome = serve(&ads, peer, requests, &tx) => {
+            outcome = serve(&ads, peer, requests, &tx, &mut node) => {
                 if let Err(failure) = outcome {
                     let status = Status::from(failure);
-                    tracing::info!(code = ?status.code(), reason = status.message(), "ADS stream ended");
+                    ended(&status, address, identity.as_ref(), &node);
                     // The peer may be gone already.
                     let _ = tx.send(Err(status)).await;
                 }
@@ -108,6 +114,19 @@ pub(super) fn open<S: Snapshots, M: Message>(
     ReceiverStream::new(rx)
 }
 
+/// Says why a stream ended; for the audit trail if it was refused.
+fn ended(status: &Status, address: Option<SocketAddr>, identity: Option<&SpiffeId>, node: &str) {
+    let (code, reason) = (status.code(), status.message());
+    match code {
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::ResourceExhausted => {
+            let peer = address.map(|address| address.to_string()).unwrap_or_default();
+            let identity = identity.map(ToString::to_string).unwrap_or_default();
+            tracing::info!(target: "audit", peer, node, identity, ?code, reason, "stream refused");
+        }
+        _ => tracing::info!(?code, reason, node, "ADS stream ended"),
+    }
+}
+
 pub(super) type Sender<W> = mpsc::Sender<Result<W, Status>>;
 
 async fn serve<S: Snapshots, M: Message>(
@@ -115,11 +134,13 @@ async fn serve<S: Snapshots, M: Message>(
     peer: Peer,
     mut requests: Streaming<M>,
     tx: &Sender<M::Answer>,
+    id: &mut String,
 ) -> Result<(), Failure> {
     let place: Place = ads.admission.admit(&peer)?;
     let first = timeout(ads.limits.first_message, requests.message()).await.map_err(|_| Failure::Silent)?;
     let Some(mut first) = first.map_err(Failure::Unreadable)? else { return Ok(()) };
     let node = first.node().ok_or(Failure::Node(node::NodeError::Missing))?;
+    id.extend(node.id.chars().take(NODE_ID));
     if debug::is_debug(first.type_url()) {
         let _place = ads.admission.admit_tool(place)?;
         return debug::serve(ads, peer, first, requests, tx).await;
