@@ -60,3 +60,22 @@ fn configured(mut config: Config) -> Config {
     }
     config
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_used_is_named() {
+        let error = client(Some(Path::new("/nowhere/config"))).await.err().expect("there is none");
+        assert_eq!(error.to_string(), "/nowhere/config");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn what_every_client_has() {
+        let config = configured(Config::new("https://10.0.0.1:6443".parse().unwrap()));
+        assert_eq!((config.connect_timeout, config.read_timeout), (Some(CONNECT), None));
+        assert!(!config.default_retry && config.headers.iter().any(|(name, _)| name == USER_AGENT));
+    }
+}

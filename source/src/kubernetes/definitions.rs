@@ -36,6 +36,12 @@ pub(super) enum Standing {
 }
 
 impl Definitions {
+    /// One usable definition.
+    #[cfg(test)]
+    pub(super) fn of(name: &str, definition: Definition) -> Self {
+        Self { complete: true, known: [(name.into(), Arc::new(definition))].into() }
+    }
+
     /// `preferred`: versions, the best first; any other that is served comes last.
     pub(super) fn standing(&self, name: &str, preferred: &[&str]) -> Standing {
         let Some(definition) = self.known.get(name) else {

@@ -63,17 +63,18 @@ impl ObjectSink {
         let _ = self.tells.send(tell).await;
     }
 
-    /// Whether deletions count. If not, that has been told.
-    async fn deletions_count(&self) -> Outcome {
-        let Some(gate) = &self.gate else { return ControlFlow::Continue(()) };
-        match gate.check().await {
-            Ok(Ok(())) => ControlFlow::Continue(()),
-            Ok(Err(reason)) => {
-                self.tell(Tell::Undefined { kind: self.kind, reason }).await;
-                ControlFlow::Break(Stop::Changed)
-            }
-            Err(error) => ControlFlow::Break(Stop::Failed(error)),
+    /// Whether deletions count; if not, why.
+    async fn deletions_count(&self) -> Result<Result<(), String>, Error> {
+        match &self.gate {
+            Some(gate) => gate.check().await,
+            None => Ok(Ok(())),
         }
+    }
+
+    /// Nobody knows why objects are gone.
+    async fn undefined(&self, reason: String) -> Outcome {
+        self.tell(Tell::Undefined { kind: self.kind, reason }).await;
+        ControlFlow::Break(Stop::Changed)
     }
 
     fn read(&self, slim: Slim) -> Seen {
@@ -139,32 +140,37 @@ impl Sink for ObjectSink {
     async fn take(&mut self, items: Vec<Item>) -> Outcome {
         // One question answers for all deletions that were seen before it.
         let deletes = items.iter().any(|item| matches!(item, Item::Delete(_)));
-        let outcome = if deletes { self.deletions_count().await } else { ControlFlow::Continue(()) };
-        // What is not known to be deleted comes again from the same position, but what was written before the
-        // definition went does not.
-        if matches!(outcome, ControlFlow::Break(Stop::Failed(_))) {
-            return outcome;
-        }
+        let verdict = if deletes { self.deletions_count().await } else { Ok(Ok(())) };
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            // It all comes again from the same position.
+            Err(error) => return ControlFlow::Break(Stop::Failed(error)),
+        };
         for item in items {
             match item {
                 Item::Upsert(slim) => self.tell(Tell::Seen(Box::new(self.read(slim)))).await,
-                Item::Delete(slim) if outcome.is_continue() => {
+                Item::Delete(slim) if verdict.is_ok() => {
                     self.tell(Tell::Deleted(self.reference(slim.namespace, slim.name))).await;
                 }
                 Item::Delete(_) => {}
             }
         }
-        outcome
+        match verdict {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(reason) => self.undefined(reason).await,
+        }
     }
 
     async fn end(&mut self) -> Outcome {
         // That they are not listed is as good as their deletion.
-        let outcome = self.deletions_count().await;
-        if outcome.is_continue() {
-            let definition = self.gate.as_ref().and_then(Gate::uid);
-            self.tell(Tell::Listed { kind: self.kind, definition }).await;
+        match self.deletions_count().await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return self.undefined(reason).await,
+            Err(error) => return ControlFlow::Break(Stop::Failed(error)),
         }
-        outcome
+        let definition = self.gate.as_ref().and_then(Gate::uid);
+        self.tell(Tell::Listed { kind: self.kind, definition }).await;
+        ControlFlow::Continue(())
     }
 
     async fn live(&mut self) {
@@ -175,3 +181,6 @@ impl Sink for ObjectSink {
         self.tell(Tell::Lost(Feed::Kind(self.kind), error.to_string())).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 use super::*;
 
 const BOOKMARK: &str = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+/// After the request that has no answer nothing follows.
+const END: &str = "the end";
 const GONE: &str =
     r#"{"type":"ERROR","object":{"kind":"Status","reason":"Expired","code":410,"message":"too old"}}"#;
 
@@ -117,9 +119,12 @@ async fn story(answers: Vec<(u16, String)>, stops: Vec<Stop>) -> Vec<String> {
         };
         assert_eq!(value("sendInitialEvents") == "true", what == "?", "{query}");
         let _ = asked.send(what);
-        let answer = answers.lock().unwrap().pop_front();
+        let (answer, end) = (answers.lock().unwrap().pop_front(), asked.clone());
         async move {
-            let Some((code, body)) = answer else { return std::future::pending().await };
+            let Some((code, body)) = answer else {
+                let _ = end.send(END.to_owned());
+                return std::future::pending().await;
+            };
             let body = Full::new(Bytes::from(body));
             Ok::<_, std::io::Error>(
                 Response::builder().status(StatusCode::from_u16(code).unwrap()).body(body).unwrap(),
@@ -130,8 +135,7 @@ async fn story(answers: Vec<(u16, String)>, stops: Vec<Stop>) -> Vec<String> {
     let sink = Recorder { log, stops: stops.into() };
     let task = tokio::spawn(follow(client, sink, ATTENTIVE, Arc::default()));
     let mut story: Vec<String> = Vec::new();
-    // The last request has no answer, and nothing follows it.
-    while let Ok(Some(what)) = tokio::time::timeout(LONGEST + FIRST, told.recv()).await {
+    while let Some(what) = told.recv().await.filter(|what| what != END) {
         story.push(what);
     }
     task.abort();
