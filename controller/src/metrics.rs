@@ -33,6 +33,11 @@ pub(crate) struct KindLabel {
     pub(crate) kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ResultLabel {
+    pub(crate) result: &'static str,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     /// Connected proxies, by the version their agent names. Only versions that look like one become a label.
@@ -58,6 +63,9 @@ pub(crate) struct Metrics {
     pub(crate) refused: Counter,
     pub(crate) held: Gauge,
     pub(crate) published: Counter,
+    pub(crate) status_leader: Gauge,
+    pub(crate) status_writes: Family<ResultLabel, Counter>,
+    pub(crate) replicas_unreachable: Gauge,
 }
 
 impl Metrics {
@@ -83,6 +91,9 @@ impl Metrics {
             refused,
             held,
             published,
+            status_leader,
+            status_writes,
+            replicas_unreachable,
         } = metrics.clone();
         let info = Family::<VersionLabel, Gauge>::default();
         info.get_or_create(&VersionLabel { version: env!("CARGO_PKG_VERSION").to_owned() }).set(1);
@@ -151,6 +162,13 @@ impl Metrics {
             "Snapshots in which some byte was new",
             published,
         );
+        registry.register("countersign_status_leader", "1 while this replica writes status", status_leader);
+        registry.register("countersign_status_writes", "Statuses written or found equal", status_writes);
+        registry.register(
+            "countersign_replicas_unreachable",
+            "Announced replicas whose receipts cannot be heard, as seen by the one that writes status",
+            replicas_unreachable,
+        );
         metrics
     }
 
@@ -179,6 +197,9 @@ impl Metrics {
             refused: Counter::default(),
             held: Gauge::default(),
             published: Counter::default(),
+            status_leader: Gauge::default(),
+            status_writes: Family::default(),
+            replicas_unreachable: Gauge::default(),
         }
     }
 

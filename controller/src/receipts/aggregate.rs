@@ -173,6 +173,11 @@ impl Aggregate {
         self.stale = self.facts.keys().cloned().collect();
     }
 
+    /// How many replicas that may serve somebody cannot be reached.
+    pub(crate) fn unreachable(&self) -> usize {
+        self.replicas.values().filter(|replica| replica.present && !replica.reachable).count()
+    }
+
     fn evaluate(&self, fact: &Fact) -> Vec<Verdict> {
         let names = self.targets.get(&fact.object).into_iter().flatten();
         let maybe = self.replicas.iter().find(|(_, replica)| replica.present && !replica.reachable);

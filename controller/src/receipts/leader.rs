@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 
 use crate::Handle;
 use crate::actor::Registry;
+use crate::metrics::{Metrics, ResultLabel};
 
 use super::aggregate::Aggregate;
 use super::book::Reader;
@@ -73,10 +74,13 @@ pub async fn lead(handle: Handle, cluster: Cluster) {
         complained = false;
         let term =
             Term::new(&handle, me.clone(), &leadership, replicas.clone(), &dialer, &writer, &events, present);
+        handle.metrics.status_leader.set(1);
         tokio::select! {
             () = term.run() => return,
             () = ends.lost() => tracing::info!("this replica writes no status any more"),
         }
+        handle.metrics.status_leader.set(0);
+        handle.metrics.replicas_unreachable.set(0);
     }
 }
 
@@ -102,6 +106,7 @@ struct Term {
     dialer: Dialer,
     writer: Writer,
     events: Events,
+    metrics: Metrics,
     /// Said already.
     forbidden: bool,
 }
@@ -142,6 +147,7 @@ impl Term {
             dialer: dialer.clone(),
             writer: writer.clone(),
             events: events.clone(),
+            metrics: handle.metrics.clone(),
             forbidden: false,
         }
     }
@@ -210,6 +216,7 @@ impl Term {
         if self.hearing_ends.is_some_and(|ends| ends <= now || heard) {
             self.hearing_ends = None;
         }
+        self.metrics.replicas_unreachable.set(self.aggregate.unreachable() as i64);
         for (fact, verdicts) in self.aggregate.take() {
             self.conclude(&fact, verdicts, now);
         }
@@ -244,6 +251,14 @@ impl Term {
             Ok(done) => done,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
+        let result = match &outcome {
+            Ok(Outcome::Written) => "written",
+            Ok(Outcome::Equal) => "equal",
+            Ok(Outcome::Gone) => "gone",
+            Err(WriteError::Forbidden(_)) => "forbidden",
+            Err(_) => "failed",
+        };
+        self.metrics.status_writes.get_or_create(&ResultLabel { result }).inc();
         let outcome = match outcome {
             Ok(outcome) => Some(outcome),
             Err(WriteError::Forbidden(error)) => {
