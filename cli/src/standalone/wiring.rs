@@ -92,8 +92,10 @@ pub(crate) async fn until_stopped<E>(
     part: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
     tokio::select! {
-        result = part => result,
+        // First: parts end each other by being dropped, and that is no failure then.
+        biased;
         () = stop.cancelled() => Ok(()),
+        result = part => result,
     }
 }
 
