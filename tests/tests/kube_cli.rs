@@ -1,4 +1,5 @@
-//! The tools for people against a real API server: `check`, `wait`, `kubectl countersign`, and what they exit with.
+//! The tools for people against a real API server: `check`, `wait`, `kubectl countersign`, `istioctl`, and what they exit
+//! with. And who may open a stream on the TLS port.
 
 #[path = "kube_cli/check.rs"]
 mod check;
@@ -6,10 +7,14 @@ mod check;
 mod istioctl;
 #[path = "kube_cli/kubelet.rs"]
 mod kubelet;
+#[path = "kube_cli/plane.rs"]
+mod plane;
 #[path = "kube_cli/plugin.rs"]
 mod plugin;
 #[path = "kube_cli/replicas.rs"]
 mod replicas;
+#[path = "kube_cli/streams.rs"]
+mod streams;
 #[path = "kube_cli/wait.rs"]
 mod wait;
 

@@ -1,31 +1,22 @@
 //! Istio's own `istioctl`, unmodified, against our debug types: the token it asks the API server for, over TLS.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use authn::token::{TokenIdentity, TokenLayer, TokenReviewer};
-use authn::{ClientTrust, ConnectionInfo};
-use ca::{Issuer, Lifetimes, ServerIdentity, Storage};
-use controller::{Controller, Handle};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use serde_json::{Value, json};
-use source::kubernetes::{MeshSource, Settings, client, watch};
-use spiffe::{SpiffeId, TrustDomain};
 use tests::here;
 use tests::lab::kube::{self, Kube};
 use tests::lab::programs::root;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 use xds::ResourceType;
 use xds::ads::node::NodeId;
-use xds::ads::server::{Ads, Limits, Peer, PodBinding, Proxy, Snapshots, Subscription};
+use xds::ads::server::{Peer, Proxy, Snapshots, Subscription};
 use xds::ads::session::Event;
 use xds::build::ProxyShape;
 
+use super::plane::{Plane, plane};
 use super::ran;
 
 /// `$ISTIOCTL`, else what `scripts/get-istioctl` has built.
@@ -36,74 +27,6 @@ fn istioctl() -> Option<PathBuf> {
     let folders = std::fs::read_dir(root().join(".cache/istioctl")).ok()?;
     let built = folders.filter_map(Result::ok).map(|entry| entry.path());
     built.filter(|folder| folder.join("complete").exists()).map(|folder| folder.join("istioctl")).next()
-}
-
-/// A controller that follows the API server, and its TLS port.
-struct Plane {
-    handle: Handle,
-    address: SocketAddr,
-    _state: tempfile::TempDir,
-    _tasks: Vec<AbortOnDropHandle<()>>,
-}
-
-/// Who calls: by certificate or token.
-fn caller(extensions: &http::Extensions) -> Peer {
-    let connection = extensions.get::<ConnectionInfo>();
-    let certificate = connection.and_then(|connection| connection.identity.as_ref());
-    let token = extensions.get::<Arc<TokenIdentity>>();
-    let domain: TrustDomain = "cluster.local".parse().expect("a domain");
-    let by_token =
-        token.map(|t| SpiffeId::workload(&domain, &t.namespace, &t.service_account).expect("an ID"));
-    let pod = token.and_then(|token| token.pod.as_ref());
-    Peer {
-        identity: certificate.map(|certificate| certificate.id.clone()).or(by_token),
-        token: certificate.is_none() && token.is_some(),
-        pod: pod.map(|pod| PodBinding { name: pod.name.clone(), uid: pod.uid.clone() }),
-        address: connection.map(|connection| connection.peer),
-        secure: true,
-    }
-}
-
-async fn plane(kube: &Kube) -> Result<Plane> {
-    let client = client(Some(&kube.admin_kubeconfig()?)).await?;
-    let metrics = runtime::Metrics::new(runtime::Version::of("test"));
-    let (sender, changes) = mpsc::channel(4096);
-    let (handle, owner) = Controller::start(&metrics, changes);
-    let settings = Settings {
-        client: client.clone(),
-        mesh: MeshSource::ConfigMap { namespace: "istio-system".to_owned(), name: "istio".to_owned() },
-        revision: "default".into(),
-        counters: Arc::default(),
-    };
-    let state = tempfile::tempdir()?;
-    let domain: TrustDomain = "cluster.local".parse()?;
-    let authority =
-        Storage::open(state.path().to_owned())?.authority(&domain, time::OffsetDateTime::now_utc())?;
-    let issuer = Issuer::new(domain.clone(), authority, Lifetimes::default());
-    let identity = ServerIdentity::start(issuer.clone(), "istio-system", Arc::default())?;
-    let trust = ClientTrust::new(&issuer.bundle(), vec![domain])?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
-    let config = authn::tls::server_config(identity.own(), trust);
-    let incoming = authn::tls::serve(listener, config, authn::tls::Limits::default());
-    let name = json!({"Component": "istiod", "ID": "countersign-1", "Info": {"version": "0.1"}}).to_string();
-    let ads = Ads::new(Arc::new(handle.clone()), Limits::default(), &name, caller);
-    let serving = async move {
-        let _identity = identity;
-        let mut server = authn::tls::grpc_server().layer(TokenLayer::new(TokenReviewer::of_client(client)));
-        let _ = server.add_service(ads).serve_with_incoming(incoming).await;
-    };
-    let spawn =
-        |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| AbortOnDropHandle::new(tokio::spawn(task));
-    let tasks = vec![
-        spawn(Box::pin(async {
-            let _ = owner.await;
-        })),
-        spawn(Box::pin(watch(settings, sender))),
-        spawn(Box::pin(serving)),
-    ];
-    handle.wait_ready().await;
-    Ok(Plane { handle, address, _state: state, _tasks: tasks })
 }
 
 /// A proxy that has taken everything but its clusters, which it refused.
