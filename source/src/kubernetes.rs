@@ -91,12 +91,15 @@ impl MeshSource {
 
 /// Tells every change until nobody listens any more. First comes the full list of every kind, ended by
 /// [`Change::Synced`]; before that, [`Change::Frozen`] names what it is waited for. Dropping the future stops everything.
+///
+/// # Panics
+/// If one of the watches does: a defect of ours.
 pub async fn watch(settings: Settings, changes: mpsc::Sender<Change>) {
     let origin = settings.mesh.origin();
     let mut catalog = Catalog::new(origin, settings.counters.clone());
     let (synced, listen) = latest::channel(false);
     let (tells, mut told) = mpsc::channel(TELLS);
-    let _watches = start(settings, &tells, &listen);
+    let mut watches = start(settings, &tells, &listen);
     let (mut batch, mut news) = (Vec::new(), Vec::new());
     loop {
         let due = catalog.due();
@@ -111,6 +114,11 @@ pub async fn watch(settings: Settings, changes: mpsc::Sender<Change>) {
             _ = told.recv_many(&mut batch, TELLS) => {}
             () = sleep => {}
             () = changes.closed() => return,
+            // What is not followed any more would never be heard of again: better an end that everybody sees.
+            Some(ended) = watches.join_next() => match ended {
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                _ => return,
+            },
         }
         let now = tokio::time::Instant::now();
         for tell in batch.drain(..) {
