@@ -203,6 +203,25 @@ fn the_root_is_made_once_and_is_in_every_namespace() {
             ensure!(!log.contains("PRIVATE KEY"), "a key is in the log");
         }
 
+        // Other keys in the Secret, by hand: they are published first, and the old ones go on signing.
+        kube.namespace("elsewhere").await?;
+        let admin = kube.admin_kubeconfig()?;
+        let mut stranger = start_ca(kube, "ca-s", &admin, &["--namespace", "elsewhere"]).await?;
+        stranger.wait_ready().await?;
+        stranger.process.kill()?;
+        let keys = kube.get("v1", "Secret", "elsewhere", "countersign-ca").await?.context("its keys")?;
+        let patch = serde_json::json!({"data": keys["data"]}).to_string();
+        kube.kubectl(["-n", ROOT, "annotate", "secret", "countersign-ca", "backup.example/by=somebody"])?;
+        kube.kubectl(["-n", ROOT, "patch", "secret", "countersign-ca", "--type=merge", "-p", &patch])?;
+        until("both roots are published", async || {
+            Ok((roots(kube, "shop").await?.roots().len() == 2).then_some(()))
+        })
+        .await?;
+        let svid = Client::new(again.address, CA, &root).svid(Some(&token)).await?;
+        handshake(&held[2], &svid, &root).await?;
+        let secret = kube.get("v1", "Secret", ROOT, "countersign-ca").await?.context("the keys")?;
+        assert_eq!(secret["metadata"]["annotations"]["backup.example/by"], "somebody");
+
         // The mesh names another trust domain: not ready, and says why; one that starts then does not sign at all.
         let mesh = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: 'trustDomain: other.example'}\n";
         kube.apply(mesh).await?;

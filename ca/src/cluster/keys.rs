@@ -1,7 +1,7 @@
 //! The CA's keys in the cluster: read or made once, followed, and changed step by step. Every replica signs with what the
 //! Secret says, and any of them may take the next step: the Secret's version lets only one through.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::PostParams, runtime::watcher::Event};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     follow::Following,
     material::{Material, MaterialError, Origin, State},
-    rotation::{Timing, Wish, step},
+    rotation::{Timing, Wish, gentler, step},
 };
 use crate::{Issuer, Lifetimes};
 
@@ -55,6 +55,9 @@ pub struct Keys {
     /// What the operator asked for by annotation.
     rotate: Option<bool>,
     plugged: Option<Material>,
+    /// Others' notes on the Secret.
+    annotations: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     /// The last write failed.
     failing: bool,
     bundle: watch::Sender<Arc<str>>,
@@ -94,6 +97,8 @@ impl Keys {
             version,
             rotate: None,
             plugged: None,
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
             failing: false,
             bundle,
         })
@@ -129,7 +134,15 @@ impl Keys {
                     }
                     // Our own writes come back, perhaps after the next one.
                     Event::Apply(secret) if self.is_older(&secret) => {}
-                    Event::Apply(secret) => self.take(&secret),
+                    Event::Apply(secret) => {
+                        let foreign = State::from_secret(&secret, &self.domain)
+                            .ok()
+                            .and_then(|state| gentler(&self.state, &state));
+                        match foreign {
+                            Some(gentler) => self.soften(&secret, gentler).await,
+                            None => self.take(&secret),
+                        }
+                    }
                     Event::Delete(_) => self.restore().await,
                     Event::InitDone if !seen => self.restore().await,
                     Event::InitDone => {}
@@ -153,14 +166,32 @@ impl Keys {
 
     /// Takes over what the Secret says. What cannot be used changes nothing.
     fn take(&mut self, secret: &Secret) {
-        self.version.clone_from(&secret.metadata.resource_version);
-        let annotations = secret.metadata.annotations.as_ref();
-        self.rotate = annotations.and_then(|all| all.get(ROTATE)).map(|when| when == "now");
+        self.remember(secret);
         let adopted = State::from_secret(secret, &self.domain).and_then(|state| self.adopt(state));
         if let Err(error) = adopted {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, secret = SECRET, "the Secret cannot be used: the last keys stay");
         }
+    }
+
+    /// Somebody has put other keys into the Secret: a hand, or a replica that started just when it was deleted. What would
+    /// cut off every workload is made a change of roots like any other.
+    async fn soften(&mut self, secret: &Secret, gentler: State) {
+        tracing::warn!(
+            secret = SECRET,
+            "the Secret has other keys now: they sign once everybody trusts them"
+        );
+        self.remember(secret);
+        self.write(gentler).await;
+    }
+
+    fn remember(&mut self, secret: &Secret) {
+        let metadata = &secret.metadata;
+        self.version.clone_from(&metadata.resource_version);
+        let mut annotations = metadata.annotations.clone().unwrap_or_default();
+        self.rotate = annotations.remove(ROTATE).map(|when| when == "now");
+        self.annotations = annotations;
+        self.labels = metadata.labels.clone().unwrap_or_default();
     }
 
     fn is_older(&self, secret: &Secret) -> bool {
@@ -229,7 +260,16 @@ impl Keys {
 
     /// Writes `state` and takes it over, unless another replica was faster: then the watch brings its word.
     async fn write(&mut self, state: State) {
-        let written = match state.to_secret(&self.namespace, SECRET, self.version.as_deref()) {
+        let secret = state.to_secret(&self.namespace, SECRET, self.version.as_deref()).map(|mut secret| {
+            // What others have noted on it stays.
+            secret.metadata.annotations = Some(self.annotations.clone());
+            let labels = secret.metadata.labels.get_or_insert_default();
+            for (key, value) in &self.labels {
+                labels.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+            secret
+        });
+        let written = match secret {
             Ok(secret) if self.version.is_some() => {
                 in_time(self.secrets.replace(SECRET, &PostParams::default(), &secret)).await
             }

@@ -63,6 +63,22 @@ pub(crate) fn step(
     Ok((new != *state).then_some(new))
 }
 
+/// What to do instead of `new`, if that forgets what `held` signs with: then workloads would lose their peers at once. `held`
+/// goes on signing, and the new signer follows by the usual steps. Every step of ours goes on trusting the last signer.
+///
+/// Only for a change that was seen to happen: whoever slept through a whole change of roots must not bring the old one back.
+pub(crate) fn gentler(held: &State, new: &State) -> Option<State> {
+    let (signing, trusted) = (held.signer.roots().ok()?, new.bundle().ok()?);
+    if signing.roots().all(|root| trusted.roots().any(|one| one == root)) {
+        return None;
+    }
+    let State { signer, origin, next: _, retired } = new;
+    let next = Next { material: signer.clone(), origin: *origin, published: None, at_once: false };
+    let mut gentler = State { next: Some(next), ..held.clone() };
+    gentler.retired.extend(retired.iter().filter(|retired| !held.retired.contains(retired)).cloned());
+    Some(gentler)
+}
+
 fn plug(state: &mut State, material: Material) -> Result<(), MaterialError> {
     if state.signer == material {
         // Taken back before it signed anything.

@@ -117,3 +117,19 @@ fn an_intermediate_signs_below_its_root_and_is_replaced_at_once() {
     assert_eq!(switched.signer, second);
     assert_eq!(switched.bundle().unwrap(), state.bundle().unwrap());
 }
+
+#[test]
+fn keys_from_nowhere_become_a_change_of_roots() {
+    let (held, foreign) = (fresh(), fresh());
+    let gentle = gentler(&held, &foreign).unwrap();
+    assert_eq!((&gentle.signer, &gentle.next.as_ref().unwrap().material), (&held.signer, &foreign.signer));
+    // The steps of our own are none: each goes on trusting the last signer.
+    let waiting = step_at(&held, Wish::New { at_once: true }, false, Duration::ZERO).unwrap();
+    let switched = step_at(&waiting, Wish::Keep, true, Duration::ZERO).unwrap();
+    let last = step_at(&switched, Wish::Keep, true, Duration::days(3)).unwrap();
+    for (before, after) in [(&held, &waiting), (&waiting, &switched), (&held, &switched), (&switched, &last)]
+    {
+        assert_eq!(gentler(before, after), None);
+    }
+    assert_eq!(gentler(&held, &gentle), None);
+}
