@@ -15,7 +15,7 @@ pub enum Scope {
 /// What its absence means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The controller does not become ready, or does not stay so.
+    /// The controller does not become ready, or does not stay so, or turns proxies away.
     Required,
     /// Something is missing, and says so; policies are enforced all the same.
     Optional,
@@ -82,7 +82,6 @@ pub fn rights() -> Vec<Right> {
             .so("workloads outside the cluster; required where the kind is defined"),
         Right::optional("security.istio.io", &POLICY_STATUS, &["get", "patch", "update"])
             .so("telling in each policy's status where it is enforced"),
-        Right::optional("", &["events"], &["create", "patch"]).so("telling what happened to policies"),
         Right::optional("events.k8s.io", &["events"], &["create", "patch"])
             .so("telling what happened to policies"),
         Right::optional(
@@ -106,8 +105,6 @@ pub fn rights() -> Vec<Right> {
         )
         .named(&["countersign-{namespace}"])
         .so("telling the API server the webhook's authorities"),
-        Right::optional("authorization.k8s.io", &["subjectaccessreviews"], &["create"])
-            .so("whether a caller may see what it asks for"),
         Right::optional("", &["serviceaccounts/token"], &["create"])
             .here()
             .named(&["countersign"])
