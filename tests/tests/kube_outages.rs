@@ -1,12 +1,13 @@
 //! The API server, its CRDs or the controller go away under traffic: no decision changes, nobody is let in, and what
 //! was missed is in force soon after they are back.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use http::Method;
 use tests::here;
-use tests::lab::cluster::{BareId, Cluster};
+use tests::lab::cluster::{AgentPod, Cluster};
 use tests::lab::kube::Through;
 use tests::lab::traffic::{Flow, Traffic};
 use tests::lab::{self, ALLOWED, Credential, DENIED, Got, Lab, PodSpec, Protocol, request};
@@ -33,7 +34,9 @@ spec:
 /// One pod, one controller, and callers that are let in or not.
 struct Scene<'lab> {
     mesh: Cluster<'lab>,
-    orders: BareId,
+    orders: SocketAddr,
+    /// In a scene with the certificate authority.
+    _agent: Option<AgentPod>,
 }
 
 impl<'lab> Scene<'lab> {
@@ -41,15 +44,28 @@ impl<'lab> Scene<'lab> {
         let mut mesh = Cluster::new(lab).await?;
         mesh.kube.apply(POLICIES).await?;
         mesh.controller("one").await?;
-        let orders = mesh.pod(PodSpec::new("default", "orders").port(8080, Protocol::Http), &["one"]).await?;
-        Ok(Self { mesh, orders })
+        let orders = mesh.pod(orders(), &["one"]).await?;
+        let orders = mesh.on(orders, 8080);
+        Ok(Self { mesh, orders, _agent: None })
+    }
+
+    /// As an injected sidecar runs: an agent with a service-account token, on the secure port.
+    async fn secure(lab: &'lab mut Lab) -> Result<Self> {
+        let mut mesh = Cluster::new(lab).await?;
+        mesh.ca().await?;
+        mesh.kube.apply(POLICIES).await?;
+        mesh.replica("one").await?;
+        let agent = mesh.agent_pod(orders(), "one").await?;
+        let scene = Self { mesh, orders: agent.on(8080), _agent: Some(agent) };
+        scene.mesh.becomes(ALLOWED, async |_| scene.got("payment").await).await?;
+        Ok(scene)
     }
 
     fn flow(&self, name: &'static str, credential: Credential, expected: &[Got]) -> Flow {
         Flow {
             name,
             caller: self.mesh.caller(credential),
-            to: self.mesh.on(self.orders, 8080),
+            to: self.orders,
             request: request(Method::POST, "/orders/1"),
             expected: expected.to_vec(),
         }
@@ -66,7 +82,7 @@ impl<'lab> Scene<'lab> {
 
     async fn got(&self, account: &str) -> Got {
         let caller = self.mesh.caller(self.mesh.identity("default", account).expect("a certificate"));
-        caller.send(self.mesh.on(self.orders, 8080), request(Method::POST, "/orders/1")).await.got
+        caller.send(self.orders, request(Method::POST, "/orders/1")).await.got
     }
 
     /// Payment is out and the auditor in: what was written while nobody could see it.
@@ -79,7 +95,7 @@ impl<'lab> Scene<'lab> {
         self.mesh.becomes(DENIED, async |_| self.got("payment").await).await?;
         self.mesh.becomes(ALLOWED, async |_| self.got("auditor").await).await?;
         let plaintext = self.mesh.caller(Credential::Plaintext);
-        let to = self.mesh.on(self.orders, 8080);
+        let to = self.orders;
         // STRICT is gone with its policy; the caller without a name is now refused by the other one.
         self.mesh
             .becomes(DENIED, async |_| plaintext.send(to, request(Method::POST, "/orders/1")).await.got)
@@ -97,6 +113,10 @@ impl<'lab> Scene<'lab> {
     }
 }
 
+fn orders() -> PodSpec {
+    PodSpec::new("default", "orders").port(8080, Protocol::Http)
+}
+
 async fn wait(traffic: &Traffic, time: Duration) -> Result<()> {
     let started = Instant::now();
     while started.elapsed() < time {
@@ -107,8 +127,7 @@ async fn wait(traffic: &Traffic, time: Duration) -> Result<()> {
 }
 
 /// The API server is killed, its watch history compacted, and it comes back with changes the controller has not seen.
-async fn stopped(lab: &mut Lab, time: Duration) -> Result<()> {
-    let mut scene = Scene::new(lab).await?;
+async fn stopped(mut scene: Scene<'_>, time: Duration) -> Result<()> {
     let traffic = scene.steady()?;
     scene.mesh.kube.stop()?;
     wait(&traffic, time).await?;
@@ -126,14 +145,14 @@ async fn stopped(lab: &mut Lab, time: Duration) -> Result<()> {
 
 #[test]
 fn a_stopped_api_server_changes_no_decision() {
-    lab::run(here!(), async |lab| stopped(lab, Duration::from_secs(20)).await);
+    lab::run(here!(), async |lab| stopped(Scene::secure(lab).await?, Duration::from_secs(20)).await);
 }
 
 /// The same for a whole minute.
 #[test]
 #[ignore = "a minute long: scripts/test long"]
 fn a_minute_without_the_api_server_changes_no_decision() {
-    lab::run(here!(), async |lab| stopped(lab, Duration::from_secs(60)).await);
+    lab::run(here!(), async |lab| stopped(Scene::secure(lab).await?, Duration::from_secs(60)).await);
 }
 
 /// Partitioned without a word: connections stay open and nothing comes. The API server forgets what it could have resent.
@@ -169,7 +188,7 @@ fn compacted_history_is_survived() {
             scene.mesh.at("one").cut(Through::Everything);
             scene.ready(200).await?;
             let caller = scene.mesh.caller(scene.mesh.identity("default", "payment")?);
-            let to = scene.mesh.on(scene.orders, 8080);
+            let to = scene.orders;
             let ask = async |_: &Cluster<'_>| caller.send(to, request(Method::POST, &path)).await.got;
             scene.mesh.becomes(ALLOWED, ask).await?;
         }
@@ -207,7 +226,7 @@ fn uninstalled_crds_open_nothing() {
 #[test]
 fn a_controller_killed_in_a_loop_changes_no_decision() {
     lab::run(here!(), async |lab| {
-        let scene = &mut Scene::new(lab).await?;
+        let scene = &mut Scene::secure(lab).await?;
         let traffic = scene.steady()?;
         for round in 0..12_u64 {
             scene.mesh.at("one").kill()?;
