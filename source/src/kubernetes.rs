@@ -25,7 +25,7 @@ mod unimplemented;
 pub mod webhook;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::RandomState;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -142,11 +142,11 @@ fn start(settings: Settings, tells: &mpsc::Sender<Tell>, synced: &latest::Receiv
     let mut watches = JoinSet::new();
     let (sender, definitions) = latest::channel(Definitions::default());
     let gate = |name: String, versions| Gate::new(name, versions, definitions.clone(), client.clone());
-    let mut wanted = BTreeSet::new();
+    let mut wanted = BTreeMap::new();
     for kind in Kind::ALL {
         let gate = objects::defined(kind).then(|| {
             let name = format!("{}.{}", objects::plural(kind), kind.group());
-            wanted.insert(name.clone());
+            wanted.insert(name.clone(), true);
             gate(name, kind.versions())
         });
         let digest = RandomState::new();
@@ -154,7 +154,7 @@ fn start(settings: Settings, tells: &mpsc::Sender<Tell>, synced: &latest::Receiv
         watches.spawn(follow(client.clone(), sink, ATTENTIVE, counters.clone()));
     }
     for kind in crds::unimplemented() {
-        wanted.insert(kind.definition());
+        wanted.insert(kind.definition(), false);
         let gate = gate(kind.definition(), kind.versions);
         let sink = unimplemented::CountSink::new(kind, gate, revision.clone(), tells.clone(), synced.clone());
         watches.spawn(follow(client.clone(), sink, RELAXED, counters.clone()));

@@ -146,7 +146,8 @@ impl Gate {
 /// Follows the definitions that matter.
 pub(super) struct DefinitionSink {
     pub(super) client: Client,
-    pub(super) wanted: BTreeSet<String>,
+    /// By name; `true` for those that something waits for, which come first.
+    pub(super) wanted: BTreeMap<String, bool>,
     pub(super) definitions: watch::Sender<Definitions>,
     pub(super) tells: mpsc::Sender<Tell>,
     /// Those of the list that is under way.
@@ -160,7 +161,10 @@ impl DefinitionSink {
             let definition = wire::definition(&self.client, &name).await?;
             Ok::<_, Error>((name, definition))
         };
-        let mut fetched = futures::stream::iter(names).map(fetch).buffer_unordered(AT_ONCE);
+        let (first, others): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| self.wanted.get(&**name) == Some(&true));
+        let mut fetched =
+            futures::stream::iter(first.into_iter().chain(others)).map(fetch).buffer_unordered(AT_ONCE);
         while let Some(outcome) = fetched.next().await {
             let (name, definition) = outcome?;
             self.set(name, definition);
@@ -205,11 +209,11 @@ impl Sink for DefinitionSink {
         let mut fetch = BTreeSet::new();
         for item in items {
             match item {
-                Item::Upsert(slim) if self.wanted.contains(&*slim.name) => {
+                Item::Upsert(slim) if self.wanted.contains_key(&*slim.name) => {
                     self.listed.insert(slim.name.clone());
                     fetch.insert(slim.name);
                 }
-                Item::Delete(slim) if self.wanted.contains(&*slim.name) => {
+                Item::Delete(slim) if self.wanted.contains_key(&*slim.name) => {
                     self.listed.remove(&slim.name);
                     fetch.remove(&slim.name);
                     self.set(slim.name, None);
