@@ -198,7 +198,7 @@ impl Handle {
     pub async fn mesh_changed(&self, known: &Arc<MeshConfig>) {
         let mut registry = self.registry.clone();
         if registry.wait_for(|registry| registry.mesh != *known).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

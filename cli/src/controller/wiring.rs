@@ -69,20 +69,12 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     let (controller, owner) = Controller::audited(&metrics, changes, trail.clone());
     tasks.spawn("controller", until_stopped(stop.clone(), owner));
     tasks.spawn("key fetching", until_stopped(stop.clone(), fetch_keys(controller.clone(), keys)));
+    let revision: Arc<str> = revision.into();
     let counters = Arc::new(source::kubernetes::Counters::default());
     source_metrics::register(&metrics, counters.clone());
-    let revision: Arc<str> = revision.into();
-    let (client_of_source, revision_of_source) = (client.clone(), revision.clone());
-    let source = async move {
-        let settings = source::kubernetes::Settings {
-            client: client_of_source,
-            mesh,
-            revision: revision_of_source,
-            counters,
-        };
-        source::kubernetes::watch(settings, sender).await;
-        Ok::<_, std::convert::Infallible>(())
-    };
+    let source =
+        source::kubernetes::Settings { client: client.clone(), mesh, revision: revision.clone(), counters };
+    let source = endless(async { source::kubernetes::watch(source, sender).await });
     tasks.spawn("source", until_stopped(stop.clone(), source));
     let ads = Ads::new(Arc::new(controller.clone()), Limits::default(), &identifier(), plaintext::peer);
     if let Some(listener) = plaintext {
@@ -90,17 +82,12 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     }
     let me = replica::me(advertise, secure);
     let (events, sending) = Events::start(client.clone(), &me.name);
-    let sending = async {
-        sending.await;
-        Ok::<_, std::convert::Infallible>(())
-    };
-    tasks.spawn("events", until_stopped(stop.clone(), sending));
+    tasks.spawn("events", until_stopped(stop.clone(), endless(sending)));
     let (identity, proof) = watch::channel(None);
     replica::start(&mut tasks, &client, &namespace, me, controller.clone(), dialer(proof), events.clone());
     if let Some(listener) = webhook {
-        let names = admission::names(&namespace, webhook_host.as_deref());
         let settings = admission::Settings {
-            names,
+            names: admission::names(&namespace, webhook_host.as_deref()),
             revision,
             lifetimes: admission::Lifetimes::default(),
             limits: admission::Limits::default(),
@@ -127,7 +114,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
         events,
         identity,
     };
-    tasks.spawn("secure port", secure.serve(stop.clone()));
+    tasks.spawn("secure port", secure.serve(stop));
     start_monitoring(&mut tasks, metrics, controller, monitoring);
     Ok(tasks)
 }
@@ -135,11 +122,13 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
 fn start_webhook(tasks: &mut Tasks, server: Webhook, keeping: webhook::Settings, listener: TcpListener) {
     let certificates = server.certificates();
     tasks.spawn("admission webhook", server.serve(listener, tasks.stop()));
-    let keeping = async {
-        webhook::keep(keeping, certificates).await;
-        Ok::<_, std::convert::Infallible>(())
-    };
+    let keeping = endless(async { webhook::keep(keeping, certificates).await });
     tasks.spawn("webhook certificate", until_stopped(tasks.stop(), keeping));
+}
+
+async fn endless(part: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
+    part.await;
+    Ok(())
 }
 
 fn start_monitoring(tasks: &mut Tasks, metrics: Metrics, controller: Handle, listener: Option<TcpListener>) {
