@@ -575,7 +575,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// was signed too early.
 async fn load(
     kube: &Kube,
-    address: std::net::SocketAddr,
+    addresses: [std::net::SocketAddr; 2],
     token: &str,
     stop: &AtomicBool,
     done: &AtomicUsize,
@@ -585,7 +585,7 @@ async fn load(
         Ok(TrustBundle::from_pem(text.as_bytes())?)
     };
     let first = until("a first certificate", async || {
-        let client = Client::new(address, CA, &roots_of().await?);
+        let client = Client::new(addresses[0], CA, &roots_of().await?);
         Ok(client.svid(Some(token)).await.ok())
     })
     .await?;
@@ -593,7 +593,9 @@ async fn load(
     while !stop.load(Ordering::Relaxed) {
         let roots = roots_of().await?;
         // The CA is being restarted now and then; a refusal is an error.
+        let address = addresses[done.load(Ordering::Relaxed) % 2];
         let Ok(answer) = Client::new(address, CA, &roots).certificate(Some(token)).await else {
+            done.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -621,7 +623,9 @@ fn roots_are_changed_under_load_without_a_failed_handshake() {
         let kubeconfig = ca_account(kube).await?;
         let arguments = ["--rotation-grace", "1s"];
         let mut ca = start_ca(kube, "ca", &kubeconfig, &arguments).await?;
+        let mut second_ca = start_ca(kube, "ca-second", &kubeconfig, &arguments).await?;
         ca.wait_ready().await?;
+        second_ca.wait_ready().await?;
         let (_, token) = pod_with_token(kube, "shop", "orders-1", "orders").await?;
         let (_, other) = pod_with_token(kube, "shop", "orders-2", "orders").await?;
         let old = roots(kube, "shop").await?;
@@ -664,7 +668,7 @@ fn roots_are_changed_under_load_without_a_failed_handshake() {
             anyhow::Ok(())
         };
         let load = async {
-            let outcome = load(kube, address, &token, &stop, &done).await;
+            let outcome = load(kube, [address, second_ca.address], &token, &stop, &done).await;
             ensure!(stop.load(Ordering::Relaxed) || outcome.is_err(), "the load ended");
             outcome
         };
