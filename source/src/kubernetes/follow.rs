@@ -22,6 +22,8 @@ const SLACK: Duration = Duration::from_secs(3);
 /// The first pause after a failure, and the longest.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);
+/// Over so long new lists are spread, when positions have become too old.
+const SPREAD: Duration = Duration::from_millis(500);
 /// A watch that ended sooner than this is not renewed at once.
 const SHORT: Duration = Duration::from_secs(1);
 /// A streamed list is given up after this, however much of it has come.
@@ -101,8 +103,16 @@ impl Backoff {
 
 /// Follows what `sink` names until it names nothing more.
 pub(super) async fn follow<S: Sink>(client: Client, sink: S, period: Duration, counters: Arc<Counters>) {
-    let mut follower =
-        Follower { client, sink, period, counters, streams: true, listed: false, failing: false };
+    let mut follower = Follower {
+        client,
+        sink,
+        period,
+        counters,
+        streams: true,
+        listed: false,
+        failing: false,
+        expired: false,
+    };
     let mut backoff = Backoff::new();
     while let Some(resource) = follower.sink.resource().await {
         follower.session(&resource, &mut backoff).await;
@@ -121,6 +131,8 @@ struct Follower<S> {
     listed: bool,
     /// It has not stood since the last failure.
     failing: bool,
+    /// Its last position was too old, and no watch has lasted since.
+    expired: bool,
 }
 
 impl<S: Sink> Follower<S> {
@@ -141,6 +153,12 @@ impl<S: Sink> Follower<S> {
                 Stop::Expired => {
                     tracing::info!(kind = %resource.kind, "the watch's position is too old; listing again");
                     position = None;
+                    // What was missed must come soon after an outage; not from all kinds and replicas at one moment.
+                    if !std::mem::replace(&mut self.expired, true) {
+                        let pause = SPREAD.mul_f64(rand::rng().random_range(0.0..=1.0));
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
                 }
                 Stop::Failed(error) => {
                     self.counters.watch_errors.inc();
@@ -188,6 +206,7 @@ impl<S: Sink> Follower<S> {
         let watched = self.watch(lines, position, opened + period + SLACK).await;
         if opened.elapsed() > SHORT {
             backoff.reset();
+            self.expired = false;
         }
         watched
     }
