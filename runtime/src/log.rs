@@ -11,6 +11,10 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 /// Bytes of a filter.
 const MAX_FILTER: usize = 4096;
 
+/// The client of the API server calls every failed request an error, several a second in an outage; who asked says what
+/// it means.
+const QUIET: &str = "kube_client=off";
+
 /// Of the one subscriber of this process.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
@@ -79,13 +83,18 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     if filter.len() > MAX_FILTER {
         return Err(LogError::Long);
     }
-    let parsed = EnvFilter::builder().parse(filter);
+    // Asking for it by name brings it back.
+    let parsed = match filter.is_empty() || filter.contains("kube_client") {
+        true => EnvFilter::builder().parse(filter),
+        false => EnvFilter::builder().parse(format!("{QUIET},{filter}")),
+    };
     parsed.map_err(|source| LogError::Filter { filter: filter.to_owned(), source })
 }
 
 /// What is logged now; `None` if [`LogArgs::init`] did not start the logging of this process.
 pub fn filter() -> Option<String> {
-    FILTER.get()?.with_current(ToString::to_string).ok()
+    let all = FILTER.get()?.with_current(ToString::to_string).ok()?;
+    Some(all.split(',').filter(|directive| *directive != QUIET).collect::<Vec<_>>().join(","))
 }
 
 /// Changes what is logged, from now until it is changed again or the process ends.
