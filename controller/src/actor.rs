@@ -21,7 +21,9 @@ use crate::metrics::{KindLabel, Metrics, TypeLabel, VersionLabel, version_label}
 use crate::publish::{Publisher, Refusal, SlotKey};
 use crate::receipts::{Key, ProxyRow, Receipts};
 use crate::report;
-use crate::status::{Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor};
+use crate::status::{
+    Concerned, Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor,
+};
 use crate::store::Edit;
 
 /// A batch ends when nothing came for so long ..
@@ -93,6 +95,7 @@ pub(crate) struct Actor {
     /// Sessions whose proxies said something.
     said: mpsc::UnboundedReceiver<SessionId>,
     pub(crate) receipts: Receipts,
+    concerned: Concerned,
     keys: Keys,
     learnt: mpsc::Receiver<Update>,
     metrics: Metrics,
@@ -122,6 +125,7 @@ impl Actor {
             sessions: Sessions::new(sender),
             said,
             receipts: Receipts::new(),
+            concerned: Concerned::default(),
             keys,
             learnt,
             metrics,
@@ -187,6 +191,7 @@ impl Actor {
         let mut registered = false;
         for change in batch {
             let edit = self.change(change);
+            self.concerned.edited(&edit);
             registered |= matches!(edit, Edit::Workload { .. } | Edit::Mesh);
             if let Some(trigger) = trigger(&edit) {
                 self.metrics.push_triggers.get_or_create(&TypeLabel { r#type: trigger }).inc();
@@ -216,7 +221,8 @@ impl Actor {
             self.metrics.commit.observe(took.as_secs_f64());
             self.metrics.published.inc_by(published as u64);
             tracing::debug!(generation = self.publisher.generation, published, ?took, "committed");
-            return self.sessions.published(&self.publisher);
+            let concerned = std::mem::take(&mut self.concerned);
+            return self.sessions.published(&self.publisher, &concerned);
         }
         Vec::new()
     }
@@ -373,7 +379,8 @@ impl Actor {
     fn publish_registry(&self) {
         let store = &self.publisher.store;
         let workloads = store.workloads().map(|w| (crate::store::workload_name(w), w.clone())).collect();
-        let registry = Registry { workloads: Arc::new(workloads), mesh: store.mesh.clone(), complete: self.synced };
+        let registry =
+            Registry { workloads: Arc::new(workloads), mesh: store.mesh.clone(), complete: self.synced };
         self.registry.send_replace(Arc::new(registry));
     }
 

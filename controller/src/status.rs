@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::receipts::{Journal, Nack};
 pub(crate) use objects::{Known, Objects};
-pub(crate) use sessions::{Connected, Session, SessionId, Sessions, VersionFloor};
+pub(crate) use sessions::{Concerned, Connected, Session, SessionId, Sessions, VersionFloor};
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

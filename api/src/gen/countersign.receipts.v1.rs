@@ -71,6 +71,9 @@ pub struct Proxy {
     pub draining: ::prost::alloc::vec::Vec<u64>,
     #[prost(message, repeated, tag = "8")]
     pub refusals: ::prost::alloc::vec::Vec<Refusal>,
+    /// The commit that last changed which policies apply to the workload, other than by changing those; 0: none.
+    #[prost(uint64, tag = "9")]
+    pub concerned: u64,
 }
 /// A resource that a proxy refused, and its words.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -185,6 +185,7 @@ mod tests {
             connected: UNIX_EPOCH,
             behind: Some(behind),
             draining: Vec::new(),
+            concerned: 0,
             refusals: Vec::new(),
         })
     }

@@ -243,7 +243,8 @@ fn state<'a>(fact: &Fact, target: &Target<'a>) -> State<'a> {
         return State::Pending(None);
     };
     let Some(commit) = policy.commits.last() else { return State::Pending(None) };
-    if proxy.behind.is_some_and(|behind| behind <= *commit) {
+    let needed = *commit.max(&proxy.concerned);
+    if proxy.behind.is_some_and(|behind| behind <= needed) {
         let ours =
             proxy.refusals.iter().find(|refusal| implicated(refusal, &fact.object, fact.action.as_ref()));
         return ours.map_or_else(|| State::Pending(refusal()), State::Rejected);

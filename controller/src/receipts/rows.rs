@@ -41,6 +41,9 @@ pub(crate) struct ProxyRow {
     pub(crate) behind: Option<u64>,
     /// See [`super::progress::Progress::draining`].
     pub(crate) draining: Vec<u64>,
+    /// The commit that last changed which policies apply to the workload, other than by changing those: an older version
+    /// of it is no proof of theirs. 0: none since it connected.
+    pub(crate) concerned: u64,
     pub(crate) refusals: Vec<Refusal>,
 }
 
@@ -178,7 +181,7 @@ impl TryFrom<wire::Policy> for PolicyRow {
 
 impl From<&ProxyRow> for wire::Proxy {
     fn from(row: &ProxyRow) -> Self {
-        let ProxyRow { id, workload, pod_uid, connected, behind, draining, refusals } = row;
+        let ProxyRow { id, workload, pod_uid, connected, behind, draining, concerned, refusals } = row;
         let refusal = |refusal: &Refusal| {
             let Refusal { kind, resource, error, since } = refusal;
             wire::Refusal {
@@ -196,6 +199,7 @@ impl From<&ProxyRow> for wire::Proxy {
             connected: milliseconds(*connected),
             behind: behind.unwrap_or(0),
             draining: draining.clone(),
+            concerned: *concerned,
             refusals: refusals.iter().map(refusal).collect(),
         }
     }
@@ -205,7 +209,8 @@ impl TryFrom<wire::Proxy> for ProxyRow {
     type Error = Unreadable;
 
     fn try_from(proxy: wire::Proxy) -> Result<Self, Unreadable> {
-        let wire::Proxy { id, namespace, name, pod_uid, connected, behind, draining, refusals } = proxy;
+        let wire::Proxy { id, namespace, name, pod_uid, connected, behind, draining, concerned, refusals } =
+            proxy;
         let refusal = |refusal: wire::Refusal| {
             let wire::Refusal { r#type, resource, error, since } = refusal;
             let kind = ResourceType::ALL.into_iter().find(|kind| kind.short() == r#type);
@@ -220,6 +225,7 @@ impl TryFrom<wire::Proxy> for ProxyRow {
             connected: at(connected),
             behind: (behind != 0).then_some(behind),
             draining,
+            concerned,
             refusals: refusals.into_iter().map(refusal).collect::<Result<_, _>>()?,
         })
     }
@@ -255,6 +261,7 @@ mod tests {
             connected: at(1_700_000_000_000),
             behind: Some(4),
             draining: vec![0, 3],
+            concerned: 2,
             refusals: vec![refusal],
         };
         let policy = PolicyRow { object: object.clone(), version: Some(version), commits: vec![1, 3] };

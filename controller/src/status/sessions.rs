@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use mesh::Workload;
 use policy::ObjectName;
 use tokio::sync::{mpsc, watch};
 use xds::{ResourceType, Snapshot};
 
 use crate::publish::{Publisher, SlotKey};
 use crate::receipts::{Journal, Nack, Progress, ProxyRow, Refusal};
+use crate::store::{Edit, workload_name};
 
 use super::{ProxyStatus, RejectedStatus, TypeStatus, timestamp};
 
@@ -48,6 +50,8 @@ pub(crate) struct Session {
     changed: [u64; 5],
     /// What it is to have could not be translated, and so it was told others.
     failed: bool,
+    /// The commit that last changed which policies apply to it, other than by changing those.
+    concerned: u64,
 }
 
 impl Session {
@@ -61,7 +65,18 @@ impl Session {
     ) -> Self {
         let since = SystemTime::now();
         let progress = Progress::new(changed, proxy.drain_time);
-        Self { key, proxy, since, pod_uid, snapshots, journal, progress, changed, failed: false }
+        Self {
+            key,
+            proxy,
+            since,
+            pod_uid,
+            snapshots,
+            journal,
+            progress,
+            changed,
+            failed: false,
+            concerned: 0,
+        }
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -97,6 +112,7 @@ impl Session {
             connected: self.since,
             behind: if failed { Some(1) } else { self.progress.behind() },
             draining: self.progress.draining(),
+            concerned: self.concerned,
             refusals,
         }
     }
@@ -169,6 +185,33 @@ impl VersionFloor {
     }
 }
 
+/// Workloads to which other policies may apply than before.
+#[derive(Debug, Default)]
+pub(crate) struct Concerned {
+    pub(crate) all: bool,
+    pub(crate) workloads: BTreeSet<ObjectName>,
+}
+
+impl Concerned {
+    fn has(&self, workload: &ObjectName) -> bool {
+        self.all || self.workloads.contains(workload)
+    }
+
+    /// An edit of the store took place.
+    pub(crate) fn edited(&mut self, edit: &Edit) {
+        match edit {
+            Edit::Mesh => self.all = true,
+            Edit::Workload { old, new } => {
+                let same = |a: &Workload, b: &Workload| a.labels == b.labels && a.uid == b.uid;
+                if !old.as_ref().zip(new.as_ref()).is_some_and(|(old, new)| same(old, new)) {
+                    self.workloads.extend(old.iter().chain(new).map(|workload| workload_name(workload)));
+                }
+            }
+            Edit::Nothing | Edit::Policy { .. } | Edit::Service(_) | Edit::Slice(_) => {}
+        }
+    }
+}
+
 /// The open sessions.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -202,16 +245,21 @@ impl Sessions {
         self.open.values()
     }
 
-    /// Learns what `commit` published for each session; what is said of those that it may have concerned.
-    pub(crate) fn published(&mut self, publisher: &Publisher) -> Vec<ProxyRow> {
+    /// Learns what the last commit published for each session; what is said of those that it may have concerned.
+    /// `concerned` are the workloads for which other policies may apply now.
+    pub(crate) fn published(&mut self, publisher: &Publisher, concerned: &Concerned) -> Vec<ProxyRow> {
         let commit = publisher.generation;
         let mut rows = Vec::new();
         for (id, session) in &mut self.open {
             // A slot that is gone ends its sessions.
             let Some(changed) = publisher.changed(&session.key) else { continue };
             session.published(commit, changed);
+            let other = concerned.has(&session.key.workload);
+            if other {
+                session.concerned = commit;
+            }
             let failed = publisher.fails(&session.key);
-            if changed.contains(&commit) || failed != session.failed {
+            if changed.contains(&commit) || other || failed != session.failed {
                 rows.push(session.row(*id, failed));
             }
         }

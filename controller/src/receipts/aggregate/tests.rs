@@ -56,6 +56,7 @@ fn proxy(id: u64, pod: &str, uid: &str, connected: u64, behind: Option<u64>) -> 
         connected: UNIX_EPOCH + Duration::from_secs(connected),
         behind,
         draining: Vec::new(),
+        concerned: 0,
         refusals: Vec::new(),
     }))
 }

@@ -40,6 +40,7 @@ fn proxy(behind: Option<u64>, draining: &[u64], refusals: Vec<Refusal>) -> Proxy
         connected: UNIX_EPOCH,
         behind,
         draining: draining.to_vec(),
+        concerned: 0,
         refusals,
     }
 }
@@ -86,6 +87,9 @@ fn one_proxy() {
         (proxy(None, &[2], vec![]), "False Draining", "True Programmed"),
         (proxy(None, &[EVERY], vec![]), "False Draining", "True Programmed"),
         (proxy(None, &[3, 4, 6], vec![]), "True Enforced", "True Programmed"),
+        // Its labels changed by a commit that it does not have yet, so that the policy may be new to it.
+        (ProxyRow { concerned: 6, ..proxy(Some(6), &[], vec![]) }, "False Pending", "False Pending"),
+        (ProxyRow { concerned: 6, ..proxy(Some(7), &[], vec![]) }, "True Enforced", "True Programmed"),
     ] {
         let seen = Seen::At { proxy: &proxy, policy: Some(&policy) };
         assert_eq!(one(&fact, seen), (enforced.to_owned(), programmed.to_owned()), "{proxy:?}");
