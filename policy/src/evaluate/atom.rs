@@ -1,6 +1,8 @@
 //! Whether one atom matches: the whole of semantics §4.2 and §4.3, one attribute each. Nothing here knows rules, actions or
 //! negation; an attribute that is absent matches nothing.
 
+use std::borrow::Cow;
+
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -21,7 +23,8 @@ pub(super) fn matches(atom: &Atom, view: &View<'_>) -> bool {
         }
         Atom::TrustDomain(value) => peer(&|name| trust_domain(value, name)),
         Atom::SourceIp(net) => contains(net, request.source_ip),
-        Atom::RemoteIp(net) => contains(net, request.remote_ip),
+        // As it was written: Envoy takes `::ffff:10.0.0.1` in X-Forwarded-For for no IPv4 address.
+        Atom::RemoteIp(net) => net.contains(&request.remote_ip),
         Atom::DestinationIp(net) => contains(net, request.destination_ip),
         Atom::Port(port) => request.destination_port == *port,
         Atom::Sni(value) => text(value, &request.sni),
@@ -131,8 +134,8 @@ fn one_of(wanted: &StringMatch, had: &Value) -> bool {
 }
 
 /// Any one of the values a header was sent with, each on its own, as Envoy does since CVE-2026-26308; 1.36.2 still joins
-/// them with `,` and differs here.
-fn header(wanted: &StringMatch, values: &[&str]) -> bool {
+/// them with `,` and differs here. Some headers are always one value ([`View::header`]).
+fn header(wanted: &StringMatch, values: &[Cow<'_, str>]) -> bool {
     match wanted {
         StringMatch::Present => !values.is_empty(),
         _ => values.iter().any(|value| wanted.matches(value)),

@@ -314,6 +314,21 @@ fn tokens_are_checked_before_policies_see_them() {
     ] {
         check(&with(rules), request, &expected);
     }
+    // Envoy reads no token whose registered claims have other types than RFC 7519 gives them.
+    for (claim, value) in [
+        ("iss", json!(7)),
+        ("sub", json!(null)),
+        ("aud", json!(["x", 3])),
+        ("jti", json!(1)),
+        ("exp", json!("later")),
+        ("nbf", json!(-1)),
+    ] {
+        let mut claims = json!({"iss": "i"});
+        claims[claim] = value;
+        let malformed = Deciding::Token(Refusal::Malformed { claim });
+        check(&with(vec![jwt("")]), &with_token(&claims), &malformed);
+        check(&with(vec![]), &with_token(&claims), &Deciding::DefaultDeny);
+    }
     // CUSTOM comes before tokens.
     let custom = BTreeMap::from([("x".into(), rules(vec![by_token.clone()]))]);
     let policy = EffectivePolicy { custom, ..with(vec![jwt("i")]) };

@@ -38,13 +38,15 @@ pub enum Refusal {
     Audience { issuer: String },
     /// `presence: REQUIRED`, and there is no token of this issuer.
     Missing { issuer: String },
+    /// A registered claim is of a type that it must not be, so that Envoy reads no token at all.
+    Malformed { claim: &'static str },
 }
 
 impl Refusal {
     /// The HTTP status that Envoy answers.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Issuer(_) | Self::Missing { .. } => 401,
+            Self::Issuer(_) | Self::Missing { .. } | Self::Malformed { .. } => 401,
             Self::Audience { .. } => 403,
         }
     }
@@ -56,6 +58,7 @@ impl std::fmt::Display for Refusal {
             Self::Issuer(issuer) => write!(f, "no RequestAuthentication accepts tokens of {issuer:?}"),
             Self::Audience { issuer } => write!(f, "the token of {issuer:?} is for another audience"),
             Self::Missing { issuer } => write!(f, "a token of {issuer:?} is required"),
+            Self::Malformed { claim } => write!(f, "the claim `{claim}` of the token is of a wrong type"),
         }
     }
 }
@@ -66,6 +69,9 @@ pub(super) fn authenticate(rules: &[JwtRule], request: &Request) -> Result<Optio
         return Ok(None);
     }
     let claims = request.claims.as_ref();
+    if let Some(claim) = claims.and_then(malformed) {
+        return Err(Refusal::Malformed { claim });
+    }
     let mut accepting = None;
     for rule in rules.iter().filter(|rule| rule.presence == Presence::Required) {
         let missing = || Refusal::Missing { issuer: rule.issuer.clone() };
@@ -79,6 +85,22 @@ pub(super) fn authenticate(rules: &[JwtRule], request: &Request) -> Result<Optio
     let Some(claims) = claims else { return Ok(None) };
     let rule = accepting.map_or_else(|| first(rules, claims), Ok)?;
     Ok(Some(Token { claims: normalise(rule, claims), taken: taken(rule, request) }))
+}
+
+/// The first registered claim that `jwt_verify_lib` would not read: RFC 7519 §4.1 says what type each has.
+fn malformed(claims: &Map<String, Value>) -> Option<&'static str> {
+    let strings = |value: &Value| match value {
+        Value::Array(list) => list.iter().all(Value::is_string),
+        one => one.is_string(),
+    };
+    let time = |value: &Value| value.as_f64().is_some_and(|seconds| seconds >= 0.0);
+    let wrong = |name: &&str| match (*name, claims.get(*name)) {
+        (_, None) => false,
+        ("aud", Some(value)) => !strings(value),
+        ("iat" | "nbf" | "exp", Some(value)) => !time(value),
+        (_, Some(value)) => !value.is_string(),
+    };
+    ["iss", "sub", "iat", "nbf", "exp", "jti", "aud"].into_iter().find(wrong)
 }
 
 /// Alternatives stop at the first rule that accepts.

@@ -259,6 +259,14 @@ fn headers() {
     ] {
         check(&header("x", value), &request(headers), expected);
     }
+    // Envoy keeps some headers as one line, and takes others away.
+    let twice = |name| request(&[(name, "a"), (name, ""), (name, "b")]);
+    check(&header("accept", "a"), &twice("Accept"), false);
+    check(&header("accept", "a,b"), &twice("Accept"), true);
+    check(&header("accept", ""), &request(&[("accept", ""), ("accept", "")]), true);
+    check(&header("x", "a"), &twice("x"), true);
+    check(&header("te", "a"), &twice("te"), false);
+    check(&header("x-envoy-internal", "*"), &twice("x-envoy-internal"), false);
     check(&header(":method", "GET"), &request(&[]), true);
     check(&header(":authority", "h"), &request(&[]), true);
     check(&header("host", "h"), &request(&[("host", "forged")]), true);

@@ -1,0 +1,133 @@
+//! `policy::evaluate` against a real Envoy that `xds::build` configured: generated policies, and requests on their edges.
+//!
+//! Cases are put in front of one Envoy a batch at a time, each workload on an address of its own. Any disagreement is
+//! made small and kept in `tests/differential/regressions`, which is replayed first on every run.
+//!
+//! `DECISIONS` says how many to compare, `FUZZ_SECONDS` for how long instead, `FUZZ_STATE` where the place in the sequence
+//! of seeds is kept. What is not compared: ext_authz answers, gateways, outbound traffic, and requests that no policy can
+//! see (Envoy answers 400).
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test panics, and says how far it came")]
+
+#[path = "differential/ads.rs"]
+mod ads;
+#[path = "differential/app.rs"]
+mod app;
+#[path = "differential/bed.rs"]
+mod bed;
+#[path = "differential/case.rs"]
+mod case;
+#[path = "differential/client.rs"]
+mod client;
+#[path = "differential/coverage.rs"]
+mod coverage;
+#[path = "differential/edges.rs"]
+mod edges;
+#[path = "differential/envoy.rs"]
+mod envoy;
+#[path = "differential/laws.rs"]
+mod laws;
+#[path = "differential/policies.rs"]
+mod policies;
+#[path = "differential/regressions.rs"]
+mod regressions;
+#[path = "differential/shrink.rs"]
+mod shrink;
+#[path = "differential/words.rs"]
+mod words;
+
+use std::time::{Duration, Instant};
+
+use bed::Bed;
+use coverage::Coverage;
+
+/// Cases in one load of configuration.
+const BATCH: usize = 80;
+
+/// How many decisions, or how long.
+#[derive(Clone, Copy, Debug)]
+enum Goal {
+    Decisions(usize),
+    Until(Instant),
+}
+
+impl Goal {
+    fn from_environment() -> Self {
+        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+        match number("FUZZ_SECONDS") {
+            Some(seconds) => Self::Until(Instant::now() + Duration::from_secs(seconds)),
+            None => Self::Decisions(number("DECISIONS").unwrap_or(20_000).try_into().unwrap()),
+        }
+    }
+
+    fn reached(self, decisions: usize) -> bool {
+        match self {
+            Self::Decisions(wanted) => decisions >= wanted,
+            Self::Until(end) => Instant::now() >= end,
+        }
+    }
+}
+
+/// One run of the sequence of seeds: fixed for a test, continued from a file for the fuzzer.
+struct Seeds {
+    next: u64,
+    file: Option<std::path::PathBuf>,
+}
+
+impl Seeds {
+    fn new() -> Self {
+        let file = std::env::var_os("FUZZ_STATE").map(std::path::PathBuf::from);
+        let kept = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        let next = kept.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        Self { next, file }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// After a batch is done, so that one that was interrupted is done again.
+    fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let new = file.with_extension("new");
+        std::fs::write(&new, format!("{}\n", self.next)).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evaluate_and_envoy_decide_alike() {
+    let mut bed = Bed::new().await;
+    let mut failures = Vec::new();
+    for (name, case) in regressions::all() {
+        let wrong = bed.disagreements(vec![case]).await;
+        failures.extend(wrong.into_iter().map(|wrong| format!("regression {name}: {wrong:#?}")));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    let (goal, mut seeds, mut coverage) = (Goal::from_environment(), Seeds::new(), Coverage::default());
+    let start = Instant::now();
+    while !goal.reached(coverage.decisions) && failures.len() < 5 {
+        let cases = (0..BATCH).map(|_| policies::case(seeds.next(), bed.jwks())).collect();
+        let (judged, wrong) = bed.judge(cases).await;
+        judged.iter().for_each(|judged| coverage.add(judged));
+        let mut kinds = std::collections::BTreeSet::new();
+        for wrong in wrong {
+            // One of each kind: the rest is most often the same mistake.
+            if kinds.insert(wrong.kind()) && kinds.len() <= 3 {
+                let small = shrink::shrink(&mut bed, wrong).await;
+                let kept = regressions::keep(&small);
+                failures.push(format!("kept as {}: {small:#?}", kept.display()));
+            }
+        }
+        seeds.keep();
+        if coverage.batches % 20 == 0 {
+            eprintln!("{}", coverage.summary(start.elapsed()));
+        }
+    }
+    eprintln!("{}", coverage.summary(start.elapsed()));
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert!(bed.refused().is_empty(), "Envoy refused what admission accepts: {:#?}", bed.refused());
+    coverage.check();
+}

@@ -1,0 +1,371 @@
+//! What is compared: policies and requests, as they are written down in a regression file.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use crds::{Content, Object};
+use mesh::{InboundPort, MeshConfig, PathNormalization, Protocol};
+use policy::{EffectivePolicy, PolicySet, Scope, WorkloadKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub(crate) const HTTP: u16 = 8080;
+pub(crate) const AUTO: u16 = 8081;
+pub(crate) const TCP: u16 = 9000;
+
+/// Stands in a policy for the workload's own address, which is another one in every run; `{dest+1}` is its neighbour.
+pub(crate) const DESTINATION: &str = "{dest}";
+pub(crate) const NEIGHBOUR: &str = "{dest+1}";
+/// Stands for the keys of the tokens, which are made in every run.
+pub(crate) const KEYS: &str = "{jwks}";
+
+/// What the placeholders stand for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'p> {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) jwks: &'p str,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Case {
+    /// What was wrong, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) why: String,
+    pub(crate) mesh: Mesh,
+    pub(crate) policies: Vec<Value>,
+    pub(crate) requests: Vec<Wire>,
+    /// What the case was generated for: row, operator, polarity.
+    #[serde(skip)]
+    pub(crate) focus: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Mesh {
+    pub(crate) aliases: Vec<String>,
+    pub(crate) normalization: String,
+    /// HTTP policy by extension configs instead of inlined.
+    pub(crate) ecds: bool,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self { aliases: Vec::new(), normalization: "BASE".to_owned(), ecds: false }
+    }
+}
+
+/// A request as it is sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Wire {
+    /// Some bytes that are no HTTP.
+    pub(crate) tcp: bool,
+    pub(crate) http2: bool,
+    pub(crate) port: u16,
+    /// URI SANs of the certificate; none is plaintext.
+    pub(crate) peer: Vec<String>,
+    pub(crate) source: Ipv4Addr,
+    pub(crate) sni: String,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) host: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) token: Option<Token>,
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            tcp: false,
+            http2: false,
+            port: HTTP,
+            peer: Vec::new(),
+            source: Ipv4Addr::LOCALHOST,
+            sni: String::new(),
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            host: "h".to_owned(),
+            headers: Vec::new(),
+            token: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Token {
+    pub(crate) claims: Map<String, Value>,
+    pub(crate) place: Place,
+    pub(crate) fault: Fault,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    #[default]
+    Bearer,
+    Header(String, String),
+    Param(String),
+    Cookie(String),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    #[default]
+    None,
+    Expired,
+    Forged,
+    Garbage,
+}
+
+/// A case with everything worked out that needs no Envoy.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mesh: MeshConfig,
+    pub(crate) policy: EffectivePolicy,
+    pub(crate) ecds: bool,
+}
+
+pub(crate) fn ports() -> Vec<InboundPort> {
+    [(HTTP, Protocol::Http), (AUTO, Protocol::Auto), (TCP, Protocol::Tcp)]
+        .map(|(port, protocol)| InboundPort { port, protocol })
+        .into()
+}
+
+impl Mesh {
+    pub(crate) fn config(&self) -> MeshConfig {
+        let path_normalization = match self.normalization.as_str() {
+            "NONE" => PathNormalization::None,
+            "BASE" => PathNormalization::Base,
+            "MERGE_SLASHES" => PathNormalization::MergeSlashes,
+            "DECODE_AND_MERGE_SLASHES" => PathNormalization::DecodeAndMergeSlashes,
+            other => panic!("no normalization {other}"),
+        };
+        MeshConfig {
+            trust_domain_aliases: self.aliases.iter().map(|a| a.as_str().into()).collect(),
+            path_normalization,
+            ..MeshConfig::default()
+        }
+    }
+}
+
+impl Case {
+    /// `Err` says which object admission refuses.
+    pub(crate) fn ready(&self, run: Run<'_>) -> Result<Ready, String> {
+        let mesh = self.mesh.config();
+        let set = self.policies(&mesh, run)?;
+        let policy = policy::resolve(&set, &workload());
+        Ok(Ready { address: run.address, mesh, policy, ecds: self.mesh.ecds })
+    }
+
+    fn policies(&self, mesh: &MeshConfig, run: Run<'_>) -> Result<PolicySet, String> {
+        let mut set = PolicySet::new(scope(mesh));
+        for object in &self.policies {
+            match admitted(object, run)? {
+                Object::PeerAuthentication(policy) => set.put_peer(Arc::new(policy)),
+                Object::RequestAuthentication(policy) => set.put_request(Arc::new(policy)),
+                Object::AuthorizationPolicy(policy) => set.put_authorization(Arc::new(policy)),
+                other => return Err(format!("{:?} is no policy", other.object_ref())),
+            }
+        }
+        Ok(set)
+    }
+}
+
+/// The object, if admission takes it.
+pub(crate) fn admitted(object: &Value, run: Run<'_>) -> Result<Object, String> {
+    let parsed = crds::parse(&placed(object, run));
+    match parsed.content {
+        Content::Object(object) => Ok(*object),
+        other => Err(format!("{other:?}: {:?}", parsed.findings)),
+    }
+}
+
+fn placed(object: &Value, run: Run<'_>) -> Value {
+    let next = Ipv4Addr::from(u32::from(run.address) + 1);
+
+    match object {
+        Value::String(text) => text
+            .replace(KEYS, run.jwks)
+            .replace(DESTINATION, &run.address.to_string())
+            .replace(NEIGHBOUR, &next.to_string())
+            .into(),
+        Value::Array(items) => items.iter().map(|item| placed(item, run)).collect(),
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), placed(v, run))).collect(),
+        other => other.clone(),
+    }
+}
+
+pub(crate) fn scope(mesh: &MeshConfig) -> Scope {
+    Scope {
+        root_namespace: mesh.root_namespace.clone(),
+        trust_domain: mesh.trust_domain.clone(),
+        trust_domain_aliases: mesh.trust_domain_aliases.clone(),
+        providers: Vec::new(),
+    }
+}
+
+/// Who the policies are about.
+pub(crate) fn workload() -> WorkloadKey {
+    let labels = [("app", "a"), ("version", "v1")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    WorkloadKey { namespace: "foo".into(), labels: Arc::new(labels.into()) }
+}
+
+impl Token {
+    /// Header lines and path that carry `jwt`.
+    fn put(&self, jwt: &str, path: &mut String, headers: &mut Vec<(String, String)>) {
+        match &self.place {
+            Place::Bearer => headers.push(("authorization".to_owned(), format!("Bearer {jwt}"))),
+            Place::Header(name, prefix) => headers.push((name.clone(), format!("{prefix}{jwt}"))),
+            Place::Param(name) => {
+                let sign = if path.contains('?') { '&' } else { '?' };
+                path.push_str(&format!("{sign}{name}={jwt}"));
+            }
+            Place::Cookie(name) => headers.push(("cookie".to_owned(), format!("{name}={jwt}"))),
+        }
+    }
+
+    /// Whether `rule` looks where this is; `None` if it finds something else there.
+    fn found_by(&self, rule: &policy::JwtRule) -> Option<bool> {
+        let default =
+            rule.from_headers.is_empty() && rule.from_params.is_empty() && rule.from_cookies.is_empty();
+        let header = |name: &str, prefix: &str| {
+            let named = |h: &&policy::JwtHeader| h.name.eq_ignore_ascii_case(name);
+            rule.from_headers.iter().find(named).map_or(Some(false), |h| (h.prefix == prefix).then_some(true))
+        };
+        match &self.place {
+            Place::Bearer if default => Some(true),
+            Place::Bearer => header("authorization", "Bearer "),
+            Place::Header(name, prefix) => header(name, prefix),
+            Place::Param(name) => {
+                Some(rule.from_params.contains(name) || (default && name == "access_token"))
+            }
+            Place::Cookie(name) => Some(rule.from_cookies.contains(name)),
+        }
+    }
+}
+
+/// What should happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Decision(Box<policy::Decision>),
+    /// A token that does not verify, and somebody looks at it.
+    BadToken,
+}
+
+/// What a client sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Status(u16),
+    Echoed,
+    Closed,
+}
+
+impl Expected {
+    /// Of the outcomes that agree, the likeliest.
+    pub(crate) fn outcome(&self, tcp: bool) -> Outcome {
+        use policy::{Deciding, Verdict};
+        let Self::Decision(decision) = self else { return Outcome::Status(401) };
+        match (decision.verdict, &decision.deciding) {
+            (Verdict::Allow, _) if tcp => Outcome::Echoed,
+            (Verdict::Allow, _) => Outcome::Status(200),
+            (Verdict::Deny, Deciding::Mtls(_)) => Outcome::Closed,
+            (Verdict::Deny, _) if tcp => Outcome::Closed,
+            (Verdict::Deny, Deciding::Token(refusal)) => Outcome::Status(refusal.status()),
+            (Verdict::Deny, _) => Outcome::Status(403),
+        }
+    }
+
+    pub(crate) fn agrees(&self, envoy: Outcome, tcp: bool) -> bool {
+        // Envoy may look at the audience first.
+        let bad = *self == Self::BadToken && envoy == Outcome::Status(403);
+        bad || envoy == self.outcome(tcp)
+    }
+}
+
+impl Wire {
+    /// Path and header lines as sent, with the token that `jwt` makes.
+    pub(crate) fn sent(&self, jwt: impl Fn(&Token) -> String) -> (String, Vec<(String, String)>) {
+        let (mut path, mut headers) = (self.path.clone(), self.headers.clone());
+        if let Some(token) = &self.token {
+            token.put(&jwt(token), &mut path, &mut headers);
+        }
+        (path, headers)
+    }
+
+    /// What the evaluator says; `None` if it has no words for this request. `path` is [`Self::path`] normalised.
+    pub(crate) fn expected(
+        &self,
+        ready: &Ready,
+        path: &str,
+        headers: Vec<(String, String)>,
+    ) -> Option<Expected> {
+        let rules = &ready.policy.jwt;
+        // Keys that somebody would have to fetch first.
+        if rules.iter().any(|rule| !matches!(rule.jwks, policy::Jwks::Inline(_))) {
+            return None;
+        }
+        let found = self.token.as_ref().map(|t| {
+            let found: Option<Vec<bool>> = rules.iter().map(|rule| t.found_by(rule)).collect();
+            found.map(|found| found.into_iter().filter(|found| *found).count())
+        });
+        let token = match found {
+            None => None,
+            // Some rule finds something that is not this token.
+            Some(None) => return None,
+            Some(Some(0)) => None,
+            Some(Some(n)) if n == rules.len() => self.token.as_ref(),
+            // Found by some rules and not by others.
+            Some(Some(_)) => return None,
+        };
+        let good = token.filter(|t| t.fault == Fault::None);
+        let decision = policy::evaluate(&ready.policy, &self.described(ready, path, headers, good));
+        let bad = token.is_some_and(|t| t.fault != Fault::None) && !self.tcp;
+        if !bad || matches!(decision.deciding, policy::Deciding::Mtls(_)) {
+            return Some(Expected::Decision(Box::new(decision)));
+        }
+        // A preflight passes with any token.
+        (self.method != "OPTIONS").then_some(Expected::BadToken)
+    }
+
+    fn described(
+        &self,
+        ready: &Ready,
+        path: &str,
+        headers: Vec<(String, String)>,
+        token: Option<&Token>,
+    ) -> policy::Request {
+        let source = IpAddr::V4(self.source);
+        let remote = self.forwarded().unwrap_or(source);
+        let base = if self.tcp { policy::Request::tcp(self.port) } else { policy::Request::http(self.port) };
+        let base = policy::Request {
+            peer: self.peer.clone(),
+            source_ip: source,
+            remote_ip: if self.tcp { source } else { remote },
+            destination_ip: IpAddr::V4(ready.address),
+            sni: if self.peer.is_empty() { String::new() } else { self.sni.clone() },
+            ..base
+        };
+        if self.tcp {
+            return base;
+        }
+        policy::Request {
+            method: self.method.clone(),
+            path: path.to_owned(),
+            host: self.host.clone(),
+            headers,
+            claims: token.map(|t| t.claims.clone()),
+            ..base
+        }
+    }
+
+    /// The last entry of X-Forwarded-For.
+    fn forwarded(&self) -> Option<IpAddr> {
+        // Envoy adds no empty line.
+        let lines =
+            self.headers.iter().filter(|(name, value)| name == "x-forwarded-for" && !value.is_empty());
+        let all: Vec<&str> = lines.map(|(_, value)| value.as_str()).collect();
+        all.join(",").rsplit(',').next()?.trim().parse().ok()
+    }
+}

@@ -1,0 +1,1 @@
+//! What must hold of `evaluate` whatever the policies are. Needs no Envoy.
