@@ -37,7 +37,8 @@ pub struct Decision {
     pub nearest: Option<NearMiss>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Allow,
     Deny,

@@ -4,11 +4,12 @@
 //! (crate `crds`), and leave as an [`EffectivePolicy`] that `xds::build` compiles and [`evaluate`] interprets.
 //!
 //! ```text
-//! PolicySet ──resolve(&WorkloadKey)──► EffectivePolicy ──► xds::build (Envoy) | evaluate (in process)
+//! PolicySet ──resolve(&WorkloadKey)──► EffectivePolicy ──► xds::build (Envoy) | evaluate (in process) ──► explain
 //! ```
 
 pub mod effective;
 pub mod evaluate;
+pub mod explain;
 pub mod matcher;
 pub mod model;
 mod resolve;
@@ -19,6 +20,7 @@ pub use effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, Effecti
 pub use evaluate::{
     Deciding, Decision, DryRun, Mismatch, NearMiss, Protocol, Refusal, Request, Verdict, evaluate,
 };
+pub use explain::{Applying, Explanation, Stage, applying, explain};
 pub use matcher::{Atom, PathMatch, RequestPrincipal, StringMatch, TrustDomainMatch};
 pub use model::{
     Action, Attachment, AuthorizationPolicy, ClaimToHeader, Condition, Jwks, JwtHeader, JwtRule, Match, Meta,
