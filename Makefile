@@ -1,5 +1,5 @@
 # The only commands that CI and people call. Each line says what it does: `make help`.
-.PHONY: help demo test test-fast check gen e2e bench
+.PHONY: help demo test test-fast check gen e2e bench fuzz
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 demo: ## build, get Envoy, run the zero-trust shop and print what was allowed and refused
@@ -10,6 +10,8 @@ test-fast: ## the newcomer's loop: unit, golden, transcript and property tests, 
 	@scripts/test fast
 e2e: ## only the tests with real Envoys
 	@scripts/test e2e
+fuzz: ## policies and requests at random, evaluate against a real Envoy, for FUZZ_SECONDS
+	@scripts/fuzz
 check: ## fmt, clippy, deny, each crate alone, generated files
 	@scripts/check
 gen: ## regenerate what is generated; fails if that changes a file
