@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crds::Object;
-use mesh::{InboundPort, MeshConfig, Workload, WorkloadKind};
-use policy::{EffectivePolicy, ObjectName};
+use mesh::{InboundPort, MeshConfig, Service, Workload, WorkloadKind};
+use policy::{EffectivePolicy, ObjectName, PolicySet};
 use xds::build::ProxyShape;
 use xds::{Resource, ResourceType};
 
@@ -27,17 +27,28 @@ pub struct TranslationFailed(ObjectName);
 
 impl Offline {
     pub fn new(mesh: MeshConfig, objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut publisher = Publisher::default();
-        publisher.store.set_mesh(mesh);
         // Nothing is fetched offline.
         let (mut keys, _wanted) = Keys::new();
+        let without_keys = |object| match object {
+            Object::RequestAuthentication(policy) => {
+                Object::RequestAuthentication(keys.resolve(policy).policy)
+            }
+            other => other,
+        };
+        Self::over(mesh, objects.into_iter().map(without_keys))
+    }
+
+    /// For questions about described requests, whose tokens are taken to be good: as if the keys of every
+    /// RequestAuthentication had been fetched. What [`Self::resources`] makes of that is not fit for a proxy.
+    pub fn assuming_keys(mesh: MeshConfig, objects: impl IntoIterator<Item = Object>) -> Self {
+        Self::over(mesh, objects)
+    }
+
+    fn over(mesh: MeshConfig, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut publisher = Publisher::default();
+        publisher.store.set_mesh(mesh);
         for object in objects {
-            publisher.store.apply(match object {
-                Object::RequestAuthentication(policy) => {
-                    Object::RequestAuthentication(keys.resolve(policy).policy)
-                }
-                other => other,
-            });
+            publisher.store.apply(object);
         }
         publisher.first_list();
         publisher.commit();
@@ -66,10 +77,30 @@ impl Offline {
             created: 0,
             uid: None,
         };
+        self.add(workload)
+    }
+
+    /// Registers `workload`.
+    pub fn add(&mut self, workload: Workload) -> Arc<Workload> {
         let edit = self.0.store.apply(Object::Workload(workload.clone()));
         self.0.edited(&edit);
         self.0.commit();
         Arc::new(workload)
+    }
+
+    /// Every policy, with the settings of the mesh that decide how it applies.
+    pub fn policies(&self) -> &PolicySet {
+        &self.0.store.policies
+    }
+
+    /// The services of one namespace, by name.
+    pub fn services(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.0.store.services.namespace(namespace)
+    }
+
+    /// The ServiceAccounts that are known as objects.
+    pub fn service_accounts(&self) -> impl Iterator<Item = &ObjectName> {
+        self.0.store.service_accounts.iter()
     }
 
     /// The mesh configuration given.

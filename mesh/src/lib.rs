@@ -1,6 +1,7 @@
 //! What the mesh consists of: workloads, services, endpoints and its configuration. Pure; no policy, no Envoy, no I/O.
 
 pub mod config;
+mod path;
 pub mod protocol;
 pub mod service;
 pub mod workload;
