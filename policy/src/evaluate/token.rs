@@ -72,10 +72,12 @@ pub(super) fn authenticate(rules: &[JwtRule], request: &Request) -> Result<Optio
     if let Some(claim) = claims.and_then(malformed) {
         return Err(Refusal::Malformed { claim });
     }
-    let mut accepting = None;
+    let mut accepting: Option<&JwtRule> = None;
     for rule in rules.iter().filter(|rule| rule.presence == Presence::Required) {
         let missing = || Refusal::Missing { issuer: rule.issuer.clone() };
-        match check(rule, claims.ok_or_else(missing)?) {
+        // Who verifies a token takes it away, so that the next one finds none.
+        let left = claims.filter(|_| accepting.is_none_or(|before| !takes(before, request)));
+        match check(rule, left.ok_or_else(missing)?) {
             // All of them verify, and the last one writes last.
             Ok(()) => accepting = Some(rule),
             Err(Refusal::Issuer(_)) => return Err(missing()),
@@ -163,12 +165,18 @@ fn normalise(rule: &JwtRule, claims: &Map<String, Value>) -> Map<String, Value> 
         |text: &str| Value::Array(text.split(' ').filter(|w| !w.is_empty()).map(Value::from).collect());
     let each = |(name, value): (&String, &Value)| {
         let value = match value {
-            Value::String(text) if is_list(name) => words(text),
+            // Without any word in it Envoy leaves the text as it is.
+            Value::String(text) if is_list(name) && text.contains(|c| c != ' ') => words(text),
             other => other.clone(),
         };
         (name.clone(), value)
     };
     claims.iter().map(each).collect()
+}
+
+/// Whether the token is gone once `rule` has verified it. In a cookie it stays (seen on 1.39.3).
+fn takes(rule: &JwtRule, request: &Request) -> bool {
+    !rule.forward_original_token && (rule.from_cookies.is_empty() || !taken(rule, request).is_empty())
 }
 
 /// The headers that held the token, unless they are to be forwarded.

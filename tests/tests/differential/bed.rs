@@ -61,18 +61,24 @@ impl Wrong {
     }
 }
 
+/// What is sent, path and headers, and what should come of it; `None` if it cannot be described.
+type Planned = (String, Vec<(String, String)>, Option<Expected>);
+
 /// What a case's conversation is made of.
 struct Prepared {
     ready: Ready,
-    /// By request: what is sent, and what should come of it; `None` if it cannot be described.
-    requests: Vec<(String, Vec<(String, String)>, Option<Expected>)>,
+    requests: Vec<Planned>,
 }
 
 impl Bed {
     pub(crate) async fn new() -> Self {
         let authority = Authority::new().unwrap();
         let own = authority.mint_pem(&Leaf::new(["spiffe://cluster.local/ns/foo/sa/test"])).unwrap();
-        let envoy = Envoy::start(own, &authority.root_pem).await;
+        let mut others = Vec::new();
+        for (provider, status) in case::AUTHORIZERS {
+            others.push((case::cluster(provider), super::app::authorizer(status).await));
+        }
+        let envoy = Envoy::start(own, &authority.root_pem, &others).await;
         let signer = Signer::new("https://login.example").unwrap();
         let mut bed = Self {
             envoy,
@@ -143,7 +149,7 @@ impl Bed {
                 inline_policy: !ready.ecds,
                 ipv6: false,
             },
-            providers: &BTreeMap::new(),
+            providers: &case::providers(),
         });
         let needed: BTreeSet<String> = ports.iter().map(|port| format!("inbound|{port}||")).collect();
         let own: Vec<_> = own
@@ -211,12 +217,7 @@ impl Bed {
         all
     }
 
-    fn prepare(
-        &mut self,
-        wire: &Wire,
-        mesh: &Mesh,
-        ready: &Ready,
-    ) -> (String, Vec<(String, String)>, Option<Expected>) {
+    fn prepare(&mut self, wire: &Wire, mesh: &Mesh, ready: &Ready) -> Planned {
         let jwt = wire.token.as_ref().map(|token| self.jwt(token)).unwrap_or_default();
         let (path, headers) = wire.sent(|_| jwt.clone());
         let normalised = self.paths.get(&(mesh.normalization.clone(), wire.path.clone())).cloned().flatten();

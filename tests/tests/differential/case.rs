@@ -1,13 +1,17 @@
 //! What is compared: policies and requests, as they are written down in a regression file.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crds::{Content, Object};
-use mesh::{InboundPort, MeshConfig, PathNormalization, Protocol};
+use mesh::{ExtAuthz, ExtAuthzKind, ExtensionProvider, InboundPort, MeshConfig, PathNormalization, Protocol};
 use policy::{EffectivePolicy, PolicySet, Scope, WorkloadKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use xds::build::Provider;
+
+use super::coverage::{PATH_HEADER, features};
 
 pub(crate) const HTTP: u16 = 8080;
 pub(crate) const AUTO: u16 = 8081;
@@ -16,6 +20,8 @@ pub(crate) const TCP: u16 = 9000;
 /// Stands in a policy for the workload's own address, which is another one in every run; `{dest+1}` is its neighbour.
 pub(crate) const DESTINATION: &str = "{dest}";
 pub(crate) const NEIGHBOUR: &str = "{dest+1}";
+/// Providers of CUSTOM policies, by what their authorizer answers: nothing else answers 418.
+pub(crate) const AUTHORIZERS: [(&str, u16); 2] = [("no", 418), ("yes", 200)];
 /// Stands for the keys of the tokens, which are made in every run.
 pub(crate) const KEYS: &str = "{jwks}";
 
@@ -133,6 +139,36 @@ pub(crate) fn ports() -> Vec<InboundPort> {
         .into()
 }
 
+fn authorizer(name: &str) -> ExtensionProvider {
+    let kind = ExtAuthzKind::Http {
+        path_prefix: String::new(),
+        include_headers: Vec::new(),
+        additional_headers: BTreeMap::new(),
+        upstream_on_allow: Vec::new(),
+        downstream_on_deny: Vec::new(),
+        downstream_on_allow: Vec::new(),
+    };
+    let ext_authz = ExtAuthz {
+        kind,
+        service: name.to_owned(),
+        port: 1,
+        timeout_ms: 30_000,
+        fail_open: false,
+        status_on_error: None,
+        include_body: None,
+    };
+    ExtensionProvider { name: name.into(), ext_authz: Some(ext_authz) }
+}
+
+pub(crate) fn cluster(provider: &str) -> String {
+    format!("outbound|1||{provider}")
+}
+
+pub(crate) fn providers() -> BTreeMap<Arc<str>, Provider> {
+    let provider = |name: &str| Provider { cluster: cluster(name).into(), hostname: name.into() };
+    AUTHORIZERS.iter().map(|(name, _)| ((*name).into(), provider(name))).collect()
+}
+
 impl Mesh {
     pub(crate) fn config(&self) -> MeshConfig {
         let path_normalization = match self.normalization.as_str() {
@@ -145,6 +181,7 @@ impl Mesh {
         MeshConfig {
             trust_domain_aliases: self.aliases.iter().map(|a| a.as_str().into()).collect(),
             path_normalization,
+            extension_providers: AUTHORIZERS.iter().map(|(name, _)| authorizer(name)).collect(),
             ..MeshConfig::default()
         }
     }
@@ -202,7 +239,7 @@ pub(crate) fn scope(mesh: &MeshConfig) -> Scope {
         root_namespace: mesh.root_namespace.clone(),
         trust_domain: mesh.trust_domain.clone(),
         trust_domain_aliases: mesh.trust_domain_aliases.clone(),
-        providers: Vec::new(),
+        providers: AUTHORIZERS.iter().map(|(name, _)| (*name).into()).collect(),
     }
 }
 
@@ -246,12 +283,33 @@ impl Token {
     }
 }
 
+/// In HTTP/2 several cookie fields are one that was taken apart (RFC 9113 §8.2.3).
+fn one_cookie(headers: Vec<(String, String)>) -> Vec<(String, String)> {
+    let (cookies, mut all): (Vec<_>, Vec<_>) = headers.into_iter().partition(|(name, _)| name == "cookie");
+    let values: Vec<String> = cookies.into_iter().map(|(_, value)| value).collect();
+    if !values.is_empty() {
+        all.push(("cookie".to_owned(), values.join("; ")));
+    }
+    all
+}
+
+/// Whether `rule` looks for tokens in this header.
+fn looks_at(rule: &policy::JwtRule, header: &str) -> bool {
+    let policy::JwtRule { from_headers, from_params, from_cookies, .. } = rule;
+    let default = from_headers.is_empty() && from_params.is_empty() && from_cookies.is_empty();
+    (default && header.eq_ignore_ascii_case("authorization"))
+        || (!from_cookies.is_empty() && header.eq_ignore_ascii_case("cookie"))
+        || from_headers.iter().any(|h| h.name.eq_ignore_ascii_case(header))
+}
+
 /// What should happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Decision(Box<policy::Decision>),
     /// A token that does not verify, and somebody looks at it.
     BadToken,
+    /// The authorizer says no.
+    Custom,
 }
 
 /// What a client sees.
@@ -266,7 +324,11 @@ impl Expected {
     /// Of the outcomes that agree, the likeliest.
     pub(crate) fn outcome(&self, tcp: bool) -> Outcome {
         use policy::{Deciding, Verdict};
-        let Self::Decision(decision) = self else { return Outcome::Status(401) };
+        let decision = match self {
+            Self::Decision(decision) => decision,
+            Self::BadToken => return Outcome::Status(401),
+            Self::Custom => return Outcome::Status(418),
+        };
         match (decision.verdict, &decision.deciding) {
             (Verdict::Allow, _) if tcp => Outcome::Echoed,
             (Verdict::Allow, _) => Outcome::Status(200),
@@ -302,6 +364,15 @@ impl Wire {
         headers: Vec<(String, String)>,
     ) -> Option<Expected> {
         let rules = &ready.policy.jwt;
+        // A token that is a parameter is in `:path`, and goes.
+        let in_path = self.token.as_ref().is_some_and(|token| matches!(token.place, Place::Param(_)));
+        if in_path && features(&ready.policy).contains(PATH_HEADER) {
+            return None;
+        }
+        // What stands where a token is looked for is one.
+        if rules.iter().any(|rule| self.headers.iter().any(|(name, _)| looks_at(rule, name))) {
+            return None;
+        }
         // Keys that somebody would have to fetch first.
         if rules.iter().any(|rule| !matches!(rule.jwks, policy::Jwks::Inline(_))) {
             return None;
@@ -321,8 +392,13 @@ impl Wire {
         };
         let good = token.filter(|t| t.fault == Fault::None);
         let decision = policy::evaluate(&ready.policy, &self.described(ready, path, headers, good));
+        let mtls = matches!(decision.deciding, policy::Deciding::Mtls(_));
+        // Of HTTP type, so that TCP passes them by.
+        if !mtls && !self.tcp && decision.consulted.iter().any(|provider| **provider == *"no") {
+            return Some(Expected::Custom);
+        }
         let bad = token.is_some_and(|t| t.fault != Fault::None) && !self.tcp;
-        if !bad || matches!(decision.deciding, policy::Deciding::Mtls(_)) {
+        if !bad || mtls {
             return Some(Expected::Decision(Box::new(decision)));
         }
         // A preflight passes with any token.
@@ -354,7 +430,7 @@ impl Wire {
             method: self.method.clone(),
             path: path.to_owned(),
             host: self.host.clone(),
-            headers,
+            headers: if self.http2 { one_cookie(headers) } else { headers },
             claims: token.map(|t| t.claims.clone()),
             ..base
         }

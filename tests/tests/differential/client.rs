@@ -46,7 +46,7 @@ impl Peer {
         Self { port: *port, source: *source, names: peer.clone(), sni: sni.clone(), kind }
     }
 
-    fn alpn(&self) -> &'static [&'static str] {
+    fn alpn(&self) -> Alpn {
         match self.kind {
             Kind::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
             Kind::Http2 => &["istio-h2", "istio", "h2"],
@@ -55,10 +55,12 @@ impl Peer {
     }
 }
 
+type Alpn = &'static [&'static str];
+
 /// Issues certificates once per list of names.
 pub(crate) struct Clients {
     authority: Authority,
-    configs: Mutex<HashMap<(Vec<String>, &'static [&'static str]), Arc<rustls::ClientConfig>>>,
+    configs: Mutex<HashMap<(Vec<String>, Alpn), Arc<rustls::ClientConfig>>>,
 }
 
 impl Clients {

@@ -126,14 +126,22 @@ impl Coverage {
     }
 }
 
+/// A rule asks for the whole path, query included.
+pub(crate) const PATH_HEADER: &str = "header :path";
+
 /// The names in [`FEATURES`] of what the enforced rules ask for.
 pub(crate) fn features(policy: &EffectivePolicy) -> BTreeSet<String> {
-    let rules = [&policy.allow, &policy.deny].into_iter().filter_map(|action| action.enforced.as_ref());
-    let clauses = rules.flatten().flat_map(|rule| rule.permissions.iter().chain(&rule.principals)).flatten();
+    let rules = [&policy.allow, &policy.deny].into_iter().chain(policy.custom.values());
+    let rules = rules.filter_map(|action| action.enforced.as_ref()).flatten();
+    let clauses = rules.flat_map(|rule| rule.permissions.iter().chain(&rule.principals)).flatten();
     let mut all = BTreeSet::new();
     for Clause { field: _, any, none } in clauses {
         all.extend(any.iter().map(feature));
         all.extend(none.iter().map(|atom| format!("not {}", feature(atom))));
+        let whole_path = |atom: &Atom| matches!(atom, Atom::Header { name, .. } if **name == *":path");
+        if any.iter().chain(none).any(whole_path) {
+            all.insert(PATH_HEADER.to_owned());
+        }
     }
     all
 }

@@ -19,7 +19,6 @@ const CALLERS: usize = 5;
 const SPIFFE: &str = "spiffe://";
 
 /// For generation the workload's address may be any.
-
 pub(crate) const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
 pub(crate) fn requests(rng: &mut StdRng, case: &Case, run: Run<'_>, place: Option<&Place>) -> Vec<Wire> {
@@ -89,9 +88,10 @@ impl Maker<'_> {
         if !self.policy().jwt.is_empty() && chance(rng, 75) {
             wire.token = Some(self.token(rng));
         }
-        let actions = [&self.policy().deny, &self.policy().allow, &self.policy().audit];
+        let policy = self.policy();
+        let actions = [&policy.deny, &policy.allow, &policy.audit].into_iter().chain(policy.custom.values());
         let rules: Vec<&EffectiveRule> =
-            actions.iter().flat_map(|a| a.enforced.iter().chain(&a.shadow)).flatten().collect();
+            actions.flat_map(|a| a.enforced.iter().chain(&a.shadow)).flatten().collect();
         if let Some(rule) = rules.choose(rng) {
             for branches in [&rule.permissions, &rule.principals] {
                 for clause in branches.choose(rng).into_iter().flatten() {
@@ -139,7 +139,7 @@ impl Maker<'_> {
         }
         wire.http2 = wire.port == HTTP && wire.headers.iter().all(|(n, _)| n.to_lowercase() == *n) && {
             // A caller keeps to one version.
-            (wire.peer.len() + usize::from(wire.source.octets()[3])) % 4 == 0
+            (wire.peer.len() + usize::from(wire.source.octets()[3])).is_multiple_of(4)
         };
         self.possible(&mut wire);
         wire
@@ -494,7 +494,8 @@ fn set_method(wire: &mut Wire, method: &str) {
 }
 
 fn set_header(rng: &mut StdRng, wire: &mut Wire, name: &str, value: &str) {
-    if !value.bytes().all(|b| b.is_ascii_graphic() || b == b' ') || value.trim() != value {
+    if value.chars().any(char::is_control) || value.trim() != value || name.starts_with(':') || name == "host"
+    {
         return;
     }
     if chance(rng, 80) {

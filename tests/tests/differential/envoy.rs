@@ -36,7 +36,12 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    pub(crate) async fn start((certificate, key): (String, String), roots: &str) -> Self {
+    /// `others` are clusters of one endpoint that listeners may name.
+    pub(crate) async fn start(
+        (certificate, key): (String, String),
+        roots: &str,
+        others: &[(String, SocketAddr)],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = |name: &str, content: Value| {
             let mut secret = json!({"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": name});
@@ -52,7 +57,7 @@ impl Envoy {
         secret("ROOTCA", json!({"validation_context": {"trusted_ca": inline(roots)}}));
         let bootstrap = dir.path().join("bootstrap.json");
         let server = Server::start().await;
-        std::fs::write(&bootstrap, self::bootstrap(dir.path(), server.address).to_string()).unwrap();
+        std::fs::write(&bootstrap, self::bootstrap(dir.path(), server.address, others).to_string()).unwrap();
         let log = std::fs::File::create(dir.path().join("envoy.log")).unwrap();
         let child = Command::new(tests::lab::programs::envoy().unwrap())
             .args(["--disable-hot-restart", "--concurrency", "1", "--drain-time-s", "1"])
@@ -200,16 +205,21 @@ fn from_file(path: &Path) -> ConfigSource {
     }
 }
 
-fn bootstrap(dir: &Path, server: SocketAddr) -> Value {
+fn bootstrap(dir: &Path, server: SocketAddr, others: &[(String, SocketAddr)]) -> Value {
     let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
-    let cluster = json!({
-        "name": "ads", "type": "STATIC", "connect_timeout": "1s",
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+    let cluster = |name: &str, server: &SocketAddr| {
+        json!({
+            "name": name, "type": "STATIC", "connect_timeout": "5s",
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
+                {"socket_address": {"address": server.ip().to_string(), "port_value": server.port()}}}}]}]}
+        })
+    };
+    let mut ads_cluster = cluster("ads", &server);
+    ads_cluster["typed_extension_protocol_options"] = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}}}},
-        "load_assignment": {"cluster_name": "ads", "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
-            {"socket_address": {"address": server.ip().to_string(), "port_value": server.port()}}}}]}]}
-    });
+            "explicit_http_config": {"http2_protocol_options": {}}}});
+    let mut clusters = vec![ads_cluster];
+    clusters.extend(others.iter().map(|(name, address)| cluster(name, address)));
     json!({
         "node": {"id": "sidecar~127.0.0.1~test.foo~foo.svc.cluster.local", "cluster": "test"},
         "admin": {"address": {"pipe": {"path": dir.join("admin")}}},
@@ -218,6 +228,6 @@ fn bootstrap(dir: &Path, server: SocketAddr) -> Value {
         "dynamic_resources": {"lds_config": ads, "cds_config": ads, "ads_config": {
             "api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
             "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}]}},
-        "static_resources": {"clusters": [cluster]},
+        "static_resources": {"clusters": clusters},
     })
 }

@@ -163,19 +163,19 @@ fn focused(rng: &mut StdRng, focus: Focus) -> Value {
 
 /// One that may or may not apply, may be a dry run, ...
 fn further(rng: &mut StdRng, i: usize, tokens: bool) -> Value {
-    let action = pick(rng, &["ALLOW", "ALLOW", "DENY", "AUDIT", "CUSTOM", "ALLOW", "DENY"]);
+    let action = pick(rng, &["ALLOW", "ALLOW", "DENY", "AUDIT", "CUSTOM", "CUSTOM", "DENY"]);
     let namespace = pick(rng, &["foo", "foo", "foo", "istio-system", "bar"]);
     let rules: Vec<Value> = match rng.random_range(0..8) {
         0 if action == "ALLOW" => vec![],
         1 => vec![json!({})],
         _ => {
-            let focus = any_focus(rng, tokens);
+            let focus = any_focus(rng, tokens && action != "CUSTOM");
             vec![rule(rng, focus)]
         }
     };
     let mut spec = json!({ "action": action, "rules": rules });
     if action == "CUSTOM" {
-        spec["provider"] = json!({ "name": "nobody" });
+        spec["provider"] = json!({ "name": pick(rng, &["nobody", "no", "no", "yes"]) });
     }
     match rng.random_range(0..10) {
         0 => spec["selector"] = json!({ "matchLabels": { "app": "b" } }),

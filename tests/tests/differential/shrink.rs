@@ -72,13 +72,17 @@ fn remove(value: &mut Value, path: &[String]) {
     match value {
         Value::Array(items) => {
             let i: usize = step.parse().unwrap();
-            if rest.is_empty() { drop(items.remove(i)) } else { remove(&mut items[i], rest) }
+            if rest.is_empty() {
+                items.remove(i);
+            } else {
+                remove(&mut items[i], rest);
+            }
         }
         Value::Object(map) => {
             if rest.is_empty() {
-                drop(map.remove(step))
+                drop(map.remove(step));
             } else {
-                remove(&mut map[step], rest)
+                remove(&mut map[step], rest);
             }
         }
         _ => {}

@@ -21,15 +21,33 @@ pub(crate) const IDENTITIES: &[&str] = &[
     "spiffe://cluster.local/ns/foosa/a",
     "spiffe://cluster.local/orders",
     "spiffe://cluster.local/ns/foo",
+    "spiffe://cluster.local/ns/a+b/sa/(x|y)",
+    "spiffe://cluster.local/ns/aab/sa/x",
+    "spiffe://cluster.local/ns/a\\Eb/sa/[a-z]$",
     "spiffe://td2/ns/foo/sa/a",
     "spiffe://td2/ns/bar/sa/a",
 ];
 
 pub(crate) const DOMAINS: &[&str] =
     &["cluster.local", "td2", "td.3", "cluster", "cluster.loca", "other.example"];
-pub(crate) const NAMESPACES: &[&str] = &["foo", "bar", "fo", "fooo", "b.r", "evil", "default"];
-pub(crate) const ACCOUNTS: &[&str] =
-    &["a", "ab", "b.c", "x", "A", "foo/a", "bar/a", "bar/b.c", "evil/x", "b.r/a", "fo/a"];
+pub(crate) const NAMESPACES: &[&str] =
+    &["foo", "bar", "fo", "fooo", "b.r", "evil", "default", "a+b", "aab", "a\\Eb"];
+pub(crate) const ACCOUNTS: &[&str] = &[
+    "a",
+    "ab",
+    "b.c",
+    "x",
+    "A",
+    "foo/a",
+    "bar/a",
+    "a+b/(x|y)",
+    "aab/x",
+    "a\\Eb/[a-z]$",
+    "bar/b.c",
+    "evil/x",
+    "b.r/a",
+    "fo/a",
+];
 pub(crate) const SOURCES: &[&str] = &[
     "127.0.0.1",
     "127.0.0.2",
@@ -114,15 +132,67 @@ pub(crate) const PATHS: &[&str] = &[
     "/a/%2A",
     "/a~b",
     "/a/b.json",
+    "/é",
+    "/a(b)",
+    "/a|b",
+    "/a$",
+    "/a%",
+    "/a%zz",
+    "/a:b",
+    "/a@b",
+    "/a=b&c",
+    r"/a\b",
+    "/a%00b",
+    "/a[b]",
+    "/a^b",
 ];
 pub(crate) const TEMPLATES: &[&str] =
     &["/{*}", "/a/{*}", "/a/{*}/c", "/{*}/b", "/store/{*}/cart", "/a/{*}/{*}"];
 pub(crate) const DEEP_TEMPLATES: &[&str] =
     &["/{**}", "/a/{**}", "/store/{**}/cart", "/{*}/{**}", "/{**}/cart", "/a/{*}/{**}"];
-pub(crate) const HEADERS: &[&str] =
-    &["x-tenant", "X-Tenant", "x-user", "x-tenants", "x-empty", "accept", "user-agent"];
-pub(crate) const VALUES: &[&str] =
-    &["acme", "acm", "acmee", "Acme", "xacme", "acme,other", "a*", "*", "", "other", "acme corp"];
+pub(crate) const HEADERS: &[&str] = &[
+    "x-tenant",
+    "X-Tenant",
+    "x-user",
+    "x-tenants",
+    "x-empty",
+    "accept",
+    "user-agent",
+    ":path",
+    ":method",
+    ":authority",
+    "host",
+    "cookie",
+    "authorization",
+    "x-jwt",
+    "x-token",
+    "x-forwarded-for",
+];
+pub(crate) const VALUES: &[&str] = &[
+    "acme",
+    "acm",
+    "acmee",
+    "Acme",
+    "xacme",
+    "acme,other",
+    "a*",
+    "*",
+    "",
+    "other",
+    "acme corp",
+    "é",
+    "acmé",
+    "a+b",
+    "aab",
+    "a.b",
+    "axb",
+    "GET",
+    "/a",
+    "/a?x=/b",
+    "shop.example",
+    "10.0.0.1",
+    "a=b",
+];
 pub(crate) const SNIS: &[&str] =
     &["outbound_.8080_._.a.foo.svc", "a.foo.svc", "b.foo.svc", "foo.svc", "xfoo.svc", "shop.example"];
 pub(crate) const PORTS: &[&str] = &["8080", "8081", "9000", "8079", "9001", "80", "0", "65535"];

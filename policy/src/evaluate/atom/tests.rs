@@ -356,6 +356,7 @@ fn claims_are_strings_or_lists_of_strings() {
         (&["a.b"], "x", json!({"a": {"b": "x"}}), false),
         // Lists of words.
         (&["scope"], "read", json!({"scope": "read  write"}), true),
+        (&["scope"], "*", json!({"scope": " "}), true),
         (&["scope"], "read write", json!({"scope": "read write"}), false),
         (&["groups"], "b", json!({"groups": "a b"}), true),
         (&["other"], "b", json!({"other": "a b"}), false),
