@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    audit, ca, check, completion, controller, crds, demo, join_token, plugin, proxy_status, standalone,
+    audit, authz, ca, check, completion, controller, crds, demo, join_token, plugin, policy_test, proxy_status, standalone,
     status, translate, version, wait,
 };
 
@@ -40,6 +40,9 @@ enum Command {
     JoinToken(join_token::JoinToken),
     Agent(Box<agent::AgentArgs>),
     Translate(Box<translate::TranslateArgs>),
+    #[command(subcommand)]
+    Authz(authz::Authz),
+    Test(policy_test::TestArgs),
     Status(status::StatusArgs),
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
@@ -88,6 +91,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::JoinToken(command) => join_token::run(command),
         Command::Agent(args) => Ok(agent::run(*args).await.map(|()| ExitCode::SUCCESS)?),
         Command::Translate(args) => translate::run(&args),
+        Command::Authz(command) => authz::run(command).await,
+        Command::Test(args) => policy_test::run(&args),
         Command::Status(args) => status::run(&args).await,
         Command::ProxyStatus(args) => proxy_status::run(&args).await,
         Command::Wait(args) => wait::run(&args).await,

@@ -1,6 +1,7 @@
 //! The one binary: every process is a subcommand, plus the tools for people.
 
 mod audit;
+mod authz;
 mod ca;
 mod check;
 mod cli;
@@ -17,6 +18,7 @@ mod monitoring;
 mod output;
 mod plaintext;
 mod plugin;
+mod policy_test;
 mod proxy_status;
 mod routes;
 mod standalone;

@@ -73,7 +73,19 @@ pub(crate) fn print<T: Serialize>(
     value: &T,
     table: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
-    text(&match format {
+    text(&render(format, value, table)?)
+}
+
+/// What [`print`] prints.
+///
+/// # Errors
+/// If `value` cannot be written in the format.
+pub(crate) fn render<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<String> {
+    Ok(match format {
         Format::Table => table(value),
         Format::Json => serde_json::to_string_pretty(value)? + "\n",
         Format::Yaml => serde_yaml::to_string(value)?,

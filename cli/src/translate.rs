@@ -1,7 +1,7 @@
 //! `countersign translate`: what policies mean for a workload, without a control plane: resolved, as the resources its
 //! Envoy would get, or as a whole Envoy configuration. Reads files, prints, starts nothing.
 
-mod input;
+pub(crate) mod input;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The files of `translate`, read as the control plane reads them; what is wrong goes to stderr as compilers print it.
+//! The files of commands that need no control plane, read as the control plane reads them; what is wrong goes to stderr as
+//! compilers print it.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -10,31 +11,19 @@ use source::Change;
 
 /// What the files say.
 #[derive(Debug)]
-pub(super) struct Input {
-    pub(super) mesh: MeshConfig,
+pub(crate) struct Input {
+    pub(crate) mesh: MeshConfig,
     /// Closed values included.
-    pub(super) objects: Vec<Object>,
+    pub(crate) objects: Vec<Object>,
     /// Nothing had to be read as closed.
-    pub(super) understood: bool,
+    pub(crate) understood: bool,
 }
 
 /// # Errors
 /// If a file cannot be read at all, or the mesh configuration is wrong.
-pub(super) fn read(path: &Path, mesh_config: Option<&Path>) -> Result<Input> {
-    let mesh = mesh_config.map(mesh).transpose()?.unwrap_or_default();
-    let mut input = Input { mesh, objects: Vec::new(), understood: true };
-    if path.is_dir() {
-        source::files::load(path, None).into_iter().for_each(|change| input.change(change));
-        return Ok(input);
-    }
-    let text = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().take(crds::MAX_FILE as u64 + 1).read_to_string(&mut text)?;
-        text
-    } else {
-        std::fs::read_to_string(path).with_context(|| path.display().to_string())?
-    };
-    crds::read(&text, &path.display().to_string()).into_iter().for_each(|document| input.document(document));
+pub(crate) fn read(path: &Path, mesh_config: Option<&Path>) -> Result<Input> {
+    let mut input = Input::with(mesh_config)?;
+    input.add(path)?;
     Ok(input)
 }
 
@@ -54,7 +43,42 @@ fn mesh(path: &Path) -> Result<MeshConfig> {
 }
 
 impl Input {
-    fn change(&mut self, change: Change) {
+    /// Nothing yet but the mesh configuration.
+    ///
+    /// # Errors
+    /// If that is wrong.
+    pub(crate) fn with(mesh_config: Option<&Path>) -> Result<Self> {
+        let mesh = mesh_config.map(mesh).transpose()?.unwrap_or_default();
+        Ok(Self { mesh, objects: Vec::new(), understood: true })
+    }
+
+    /// Reads one more file or folder.
+    ///
+    /// # Errors
+    /// If it cannot be read at all.
+    pub(crate) fn add(&mut self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            source::files::load(path, None).into_iter().for_each(|change| self.change(change));
+            return Ok(());
+        }
+        let text = if path == Path::new("-") {
+            let mut text = String::new();
+            std::io::stdin().take(crds::MAX_FILE as u64 + 1).read_to_string(&mut text)?;
+            text
+        } else {
+            std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+        };
+        self.text(&text, &path.display().to_string());
+        Ok(())
+    }
+
+    /// Reads the text of a file of this name.
+    pub(crate) fn text(&mut self, text: &str, origin: &str) {
+        crds::read(text, origin).into_iter().for_each(|document| self.document(document));
+    }
+
+    /// Takes over what a source tells.
+    pub(crate) fn change(&mut self, change: Change) {
         match change {
             Change::Apply { object, origin, version: _, findings } => {
                 self.found(&origin, &findings);
