@@ -23,8 +23,7 @@ pub(super) fn matches(atom: &Atom, view: &View<'_>) -> bool {
         }
         Atom::TrustDomain(value) => peer(&|name| trust_domain(value, name)),
         Atom::SourceIp(net) => contains(net, request.source_ip),
-        // As it was written: Envoy takes `::ffff:10.0.0.1` in X-Forwarded-For for no IPv4 address.
-        Atom::RemoteIp(net) => net.contains(&request.remote_ip),
+        Atom::RemoteIp(net) => net.contains(&view.remote_ip()),
         Atom::DestinationIp(net) => contains(net, request.destination_ip),
         Atom::Port(port) => request.destination_port == *port,
         Atom::Sni(value) => text(value, &request.sni),

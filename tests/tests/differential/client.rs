@@ -57,10 +57,12 @@ impl Peer {
 
 type Alpn = &'static [&'static str];
 
+type Configs = HashMap<(Vec<String>, Alpn), Arc<rustls::ClientConfig>>;
+
 /// Issues certificates once per list of names.
 pub(crate) struct Clients {
     authority: Authority,
-    configs: Mutex<HashMap<(Vec<String>, Alpn), Arc<rustls::ClientConfig>>>,
+    configs: Mutex<Configs>,
 }
 
 impl Clients {

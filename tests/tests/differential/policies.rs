@@ -137,7 +137,7 @@ fn attempt(rng: &mut StdRng, focus: Focus, jwks: &str) -> Option<Case> {
     (!case.requests.is_empty()).then_some(case)
 }
 
-fn object(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+fn object(kind: &str, namespace: &str, name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "security.istio.io/v1", "kind": kind,
         "metadata": { "name": name, "namespace": namespace }, "spec": spec })
 }
@@ -158,7 +158,7 @@ fn focused(rng: &mut StdRng, focus: Focus) -> Value {
     if chance(rng, 30) {
         spec["selector"] = json!({ "matchLabels": { "app": "a" } });
     }
-    object("AuthorizationPolicy", namespace, "main", spec)
+    object("AuthorizationPolicy", namespace, "main", &spec)
 }
 
 /// One that may or may not apply, may be a dry run, ...
@@ -186,7 +186,7 @@ fn further(rng: &mut StdRng, i: usize, tokens: bool) -> Value {
         }
         _ => {}
     }
-    let mut object = object("AuthorizationPolicy", namespace, &format!("more-{i}"), spec);
+    let mut object = object("AuthorizationPolicy", namespace, &format!("more-{i}"), &spec);
     if matches!(action, "ALLOW" | "DENY") && chance(rng, 25) {
         object["metadata"]["annotations"] = json!({ "istio.io/dry-run": "true" });
     }
@@ -202,7 +202,7 @@ fn peer_authentication(rng: &mut StdRng) -> Value {
         let port = pick(rng, &["8080", "8081", "9000"]);
         spec["portLevelMtls"] = json!({ port: { "mode": pick(rng, &modes) } });
     }
-    object("PeerAuthentication", namespace, "pa", spec)
+    object("PeerAuthentication", namespace, "pa", &spec)
 }
 
 /// Where tokens of the whole case are; `None` is the default place.
@@ -245,7 +245,7 @@ fn request_authentication(rng: &mut StdRng, name: &str, place: &Option<Place>) -
         })
         .collect();
     let namespace = pick(rng, &["foo", "foo", "istio-system"]);
-    object("RequestAuthentication", namespace, name, json!({ "jwtRules": rules }))
+    object("RequestAuthentication", namespace, name, &json!({ "jwtRules": rules }))
 }
 
 fn any_focus(rng: &mut StdRng, tokens: bool) -> Focus {
