@@ -32,22 +32,36 @@ pub(crate) fn cells(rule: &EffectiveRule) -> Cells {
     let conditions = when.filter(|clause| word(&FROM, clause).or(word(&TO, clause)).is_none());
     let conditions: Vec<String> = conditions.map(condition).collect();
     Cells {
-        from: side(principals, &FROM, ("nobody", "anyone")),
-        to: side(permissions, &TO, ("nothing", "anything")),
+        from: side(principals, &FROM, ["nobody", "anyone", " and "]),
+        to: side(permissions, &TO, ["nothing", "anything", " "]),
         when: if conditions.is_empty() { "-".to_owned() } else { conditions.join(" and ") },
     }
+}
+
+/// The tokens that some alternative of `rule` asks for, as a condition on whoever else it allows.
+pub(crate) fn token(rule: &EffectiveRule) -> Option<String> {
+    let asks = |branch: &Vec<Clause>| -> Vec<String> {
+        let clauses = branch.iter().filter(|clause| &*clause.field == "requestPrincipals");
+        clauses.map(|clause| field("token ", clause)).collect()
+    };
+    let asked: Vec<Vec<String>> = rule.principals.iter().map(asks).collect();
+    let always = !asked.is_empty() && asked.iter().all(|tokens| !tokens.is_empty());
+    always.then(|| asked.iter().map(|tokens| tokens.join(" and ")).collect::<Vec<_>>().join(OR))
 }
 
 fn word(words: &[(&str, &'static str)], clause: &Clause) -> Option<&'static str> {
     words.iter().find(|(field, _)| *field == &*clause.field).map(|(_, word)| *word)
 }
 
-fn side(branches: &[Vec<Clause>], words: &[(&str, &'static str)], (none, any): (&str, &str)) -> String {
+fn side(branches: &[Vec<Clause>], words: &[(&str, &'static str)], [none, any, and]: [&str; 3]) -> String {
     let mut cells: Vec<String> = Vec::new();
     for branch in branches {
-        let fields = branch.iter().filter_map(|clause| Some(field(word(words, clause)?, clause)));
-        let fields: Vec<String> = fields.collect();
-        let cell = if fields.is_empty() { any.to_owned() } else { fields.join(" ") };
+        let named = words.iter().flat_map(|(name, word)| {
+            let clauses = branch.iter().filter(move |clause| *clause.field == **name);
+            clauses.map(move |clause| field(word, clause))
+        });
+        let fields: Vec<String> = named.collect();
+        let cell = if fields.is_empty() { any.to_owned() } else { fields.join(and) };
         if !cells.contains(&cell) {
             cells.push(cell);
         }

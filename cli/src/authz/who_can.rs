@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::args::RequestArgs;
 use super::parties::{Callee, Caller, PLAINTEXT, app};
 use super::question::{Alike, Described, Wire};
-use super::rules::cells;
+use super::rules::{cells, token};
 use super::world::WorldArgs;
 use super::{Said, World, witness};
 use crate::output::{OutputArgs, Table, printable, render};
@@ -233,10 +233,10 @@ impl World {
     ) -> Result<Vec<May>> {
         let mut all: Vec<May> = Vec::new();
         let mut ports: Vec<Option<u16>> = alike.ports.iter().map(|p| Some(p.port)).collect();
-        if described.port.is_some() || ports.is_empty() {
+        ports.extend(named_ports(alike).map(Some));
+        if described.port.is_some() || described.exact() || ports.is_empty() {
             ports = vec![described.port];
         }
-        ports.extend(named_ports(alike).filter(|_| described.port.is_none()).map(Some));
         for port in ports {
             let described = Described { port, ..described.clone() };
             let base = self.described(caller, callee, alike, &described)?;
@@ -269,7 +269,12 @@ impl World {
         });
         let (what, when) = rule.map_or(("anything that no rule denies".to_owned(), "-".to_owned()), |rule| {
             let cells = cells(rule);
-            (cells.to, cells.when)
+            let when = match token(rule) {
+                Some(token) if cells.when == "-" => token,
+                Some(token) => format!("{token} and {}", cells.when),
+                None => cells.when,
+            };
+            (cells.to, when)
         });
         Some(May { what, when, by })
     }

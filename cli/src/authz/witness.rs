@@ -2,7 +2,8 @@
 //! found is true; a rule with exceptions that rule out every request tried here can be missed.
 
 use policy::{
-    Atom, Clause, EffectivePolicy, EffectiveRule, PathMatch, Protocol, Request, RequestPrincipal, StringMatch,
+    Atom, Clause, EffectivePolicy, EffectiveRule, JwtRule, PathMatch, Presence, Protocol, Request,
+    RequestPrincipal, StringMatch,
 };
 use serde_json::{Map, Value, json};
 
@@ -14,11 +15,19 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "DELETE", "PATCH"];
 /// `base`, and for each alternative of each ALLOW rule a request like `base` that meets it.
 pub(super) fn requests(policy: &EffectivePolicy, base: &Request) -> Vec<Request> {
     let mut all = vec![base.clone()];
+    let mut asked = base.clone();
+    // Where every request needs a token, nothing can be said of one without.
+    for rule in policy.jwt.iter().filter(|rule| rule.presence == Presence::Required) {
+        claim(&mut asked, &["iss"], rule.issuer.clone());
+        admit(&mut asked, &policy.jwt);
+    }
+    all.extend((asked != *base).then_some(asked));
     for rule in policy.allow.enforced.iter().flatten() {
         let EffectiveRule { policy: _, index: _, permissions, principals } = rule;
         for to in permissions {
             for from in principals {
-                let request = meeting(base, to.iter().chain(from));
+                let mut request = meeting(base, to.iter().chain(from));
+                admit(&mut request, &policy.jwt);
                 if !all.contains(&request) && all.len() < TRIES {
                     all.push(request);
                 }
@@ -26,6 +35,22 @@ pub(super) fn requests(policy: &EffectivePolicy, base: &Request) -> Vec<Request>
         }
     }
     all
+}
+
+/// Makes the token one that is accepted, if it can be.
+fn admit(request: &mut Request, rules: &[JwtRule]) {
+    let Some(claims) = &mut request.claims else { return };
+    let issuer = claims.get("iss").and_then(Value::as_str).map(str::to_owned);
+    let fits = |rule: &&JwtRule| {
+        issuer.as_ref().is_none_or(|issuer| rule.issuer.is_empty() || rule.issuer == *issuer)
+    };
+    let Some(rule) = rules.iter().find(fits).or(rules.first()) else { return };
+    if !rule.issuer.is_empty() && issuer.is_none_or(|issuer| issuer == "x") {
+        claims.insert("iss".to_owned(), Value::from(rule.issuer.clone()));
+    }
+    if let Some(audience) = rule.audiences.first() {
+        claims.entry("aud").or_insert_with(|| Value::from(audience.clone()));
+    }
 }
 
 fn meeting<'c>(base: &Request, clauses: impl Iterator<Item = &'c Clause>) -> Request {
