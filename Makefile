@@ -1,5 +1,5 @@
 # The only commands that CI and people call. Each line says what it does: `make help`.
-.PHONY: help demo test test-fast check gen e2e bench fuzz
+.PHONY: help demo test test-fast check gen e2e bench fuzz mutants
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 demo: ## build, get Envoy, run the zero-trust shop and print what was allowed and refused
@@ -12,6 +12,8 @@ e2e: ## only the tests with real Envoys
 	@scripts/test e2e
 fuzz: ## policies and requests at random, evaluate against a real Envoy, for FUZZ_SECONDS
 	@scripts/fuzz
+mutants: ## plants mistakes in the matchers and the translator; each must make a test fail
+	@scripts/mutants
 check: ## fmt, clippy, deny, each crate alone, generated files
 	@scripts/check
 gen: ## regenerate what is generated; fails if that changes a file

@@ -286,9 +286,15 @@ impl Token {
 /// In HTTP/2 several cookie fields are one that was taken apart (RFC 9113 §8.2.3).
 fn one_cookie(headers: Vec<(String, String)>) -> Vec<(String, String)> {
     let (cookies, mut all): (Vec<_>, Vec<_>) = headers.into_iter().partition(|(name, _)| name == "cookie");
-    let values: Vec<String> = cookies.into_iter().map(|(_, value)| value).collect();
-    if !values.is_empty() {
-        all.push(("cookie".to_owned(), values.join("; ")));
+    let mut whole = String::new();
+    for (_, value) in cookies {
+        if !whole.is_empty() {
+            whole.push_str("; ");
+        }
+        whole.push_str(&value);
+    }
+    if !whole.is_empty() {
+        all.push(("cookie".to_owned(), whole));
     }
     all
 }
