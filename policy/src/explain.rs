@@ -172,8 +172,8 @@ pub fn explain(policy: &EffectivePolicy, request: &Request) -> Explanation {
 impl Explanation {
     /// A connection whose certificate is of a trust domain that the mesh does not accept: no policy gets to see it
     /// (semantics §3.3).
-    pub fn refused_handshake(reason: String) -> Self {
-        let refused = Step { stage: Stage::Handshake, outcome: Outcome::Decided, detail: reason.clone() };
+    pub fn refused_handshake(reason: &str) -> Self {
+        let refused = Step { stage: Stage::Handshake, outcome: Outcome::Decided, detail: reason.to_owned() };
         Self {
             verdict: Verdict::Deny,
             stage: Stage::Handshake,

@@ -176,7 +176,7 @@ impl World {
         if let Some(identity) = caller.identity.as_ref().filter(|_| listening) {
             let domains = self.mesh().trust_domains();
             if !domains.iter().any(|domain| **domain == *identity.trust_domain()) {
-                return Explanation::refused_handshake(format!(
+                return Explanation::refused_handshake(&format!(
                     "the mesh accepts no certificates of trust domain {}; it is {}",
                     identity.trust_domain(),
                     domains.join(", ")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesh::Workload;
 use policy::explain::By;
-use policy::{Request, Verdict};
+use policy::{ObjectName, Request, Verdict};
 use serde::Serialize;
 
 use super::args::RequestArgs;
@@ -185,8 +185,8 @@ impl World {
         // A name that nobody has; only rules for any identity match it.
         let nobody = self.identity("countersign-nobody", "countersign-nobody")?;
         callers.push((Class::AnyIdentity, caller(nobody, None), BTreeSet::new()));
-        for ((namespace, account), workloads) in self.accounts() {
-            let identity = self.identity(&namespace, &account)?;
+        for (account, workloads) in self.accounts() {
+            let identity = self.identity(&account.namespace, &account.name)?;
             let names = workloads.iter().map(|w| format!("{}/{}", w.namespace, app(w))).collect();
             callers.push((Class::Known, caller(identity, workloads.first()), names));
         }
@@ -211,13 +211,13 @@ impl World {
     }
 
     /// The workloads of every service account that is known.
-    fn accounts(&self) -> BTreeMap<(Arc<str>, Arc<str>), Vec<Arc<Workload>>> {
-        let mut accounts: BTreeMap<_, Vec<Arc<Workload>>> = BTreeMap::new();
+    fn accounts(&self) -> BTreeMap<ObjectName, Vec<Arc<Workload>>> {
+        let mut accounts: BTreeMap<ObjectName, Vec<Arc<Workload>>> = BTreeMap::new();
         for id in self.offline.service_accounts() {
-            accounts.entry((id.namespace.clone(), id.name.clone())).or_default();
+            accounts.entry(id.clone()).or_default();
         }
         for workload in self.offline.workloads() {
-            let account = (workload.namespace.clone(), workload.service_account.clone());
+            let account = ObjectName::new(workload.namespace.clone(), workload.service_account.clone());
             accounts.entry(account).or_default().push(workload);
         }
         accounts

@@ -54,12 +54,12 @@ fn request(method: &str, path: &str, peer: &str) -> Request {
 
 /// Compares the whole of what is serialised but the stages.
 #[track_caller]
-fn check(policy: &EffectivePolicy, request: &Request, expected: serde_json::Value) {
+fn check(policy: &EffectivePolicy, request: &Request, expected: &serde_json::Value) {
     let explanation = explain(policy, request);
     assert_eq!(explanation.verdict, evaluate(policy, request).verdict);
     let mut value = serde_json::to_value(&explanation).unwrap();
     value.as_object_mut().unwrap().remove("steps");
-    assert_eq!(value, expected, "{value:#}");
+    assert_eq!(&value, expected, "{value:#}");
 }
 
 fn by(name: &str, rule: usize) -> serde_json::Value {
@@ -76,13 +76,13 @@ fn the_rule_that_decides_is_named_by_policy_and_index() {
     check(
         &policy,
         &request("GET", "/admin/1", A),
-        json!({"verdict": "deny", "stage": "deny", "status": 403, "by": by("d", 1),
+        &json!({"verdict": "deny", "stage": "deny", "status": 403, "by": by("d", 1),
             "reason": "denied by ns[foo]-policy[d]-rule[1]"}),
     );
     check(
         &policy,
         &request("GET", "/", A),
-        json!({"verdict": "allow", "stage": "allow", "by": by("a", 0),
+        &json!({"verdict": "allow", "stage": "allow", "by": by("a", 0),
             "reason": "allowed by ns[foo]-policy[a]-rule[0]"}),
     );
     assert_eq!(explain(&policy, &request("GET", "/", A)).by.unwrap().to_string(), "foo/a[0]");
@@ -100,7 +100,7 @@ fn a_default_deny_names_the_closest_rule_and_every_field_that_differs() {
     check(
         &policy,
         &request("GET", "/orders/1", ""),
-        json!({"verdict": "deny", "stage": "default", "status": 403,
+        &json!({"verdict": "deny", "stage": "default", "status": 403,
         "reason": "no ALLOW rule matches; closest is ns[foo]-policy[near]-rule[2]: methods wanted POST, had GET; \
             principals wanted cluster.local/ns/foo/sa/a, had no verified identity",
         "nearest": {"rule": by("near", 2), "differs": [
@@ -115,7 +115,7 @@ fn without_an_allow_policy_what_nothing_denies_passes() {
     check(
         &EffectivePolicy::default(),
         &request("GET", "/", ""),
-        json!({"verdict": "allow", "stage": "default", "reason": "allowed: no ALLOW policy"}),
+        &json!({"verdict": "allow", "stage": "default", "reason": "allowed: no ALLOW policy"}),
     );
 }
 
@@ -129,7 +129,7 @@ fn strict_closes_plaintext_and_names_the_policy() {
     check(
         &EffectivePolicy { mtls, ..EffectivePolicy::default() },
         &request("GET", "/", ""),
-        json!({"verdict": "deny", "stage": "mtls",
+        &json!({"verdict": "deny", "stage": "mtls",
             "by": {"kind": "PeerAuthentication", "namespace": "foo", "name": "strict"},
             "reason": "denied by ns[foo]-peerauthentication[strict]-strict: no verified identity"}),
     );
@@ -156,7 +156,7 @@ fn a_refused_token_has_its_own_status() {
     check(
         &EffectivePolicy { jwt: vec![jwt], ..EffectivePolicy::default() },
         &asked,
-        json!({"verdict": "deny", "stage": "jwt", "status": 401,
+        &json!({"verdict": "deny", "stage": "jwt", "status": 401,
             "reason": "denied: no RequestAuthentication accepts tokens of \"other\""}),
     );
 }
@@ -266,7 +266,7 @@ fn what_applies_is_listed_with_the_reason() {
 
 #[test]
 fn a_refused_handshake_is_a_denial_without_a_policy() {
-    let refused = Explanation::refused_handshake("trust domain evil.example".to_owned());
+    let refused = Explanation::refused_handshake("trust domain evil.example");
     assert_eq!((refused.verdict, refused.stage, refused.by), (Verdict::Deny, Stage::Handshake, None));
 }
 
