@@ -11,12 +11,13 @@ use mesh::MeshConfig;
 use source::Change;
 use source::kubernetes::{Counters, MeshSource, Settings, watch};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::cluster::ClusterArgs;
 use crate::translate::input::Input;
 
-/// For the full list of everything.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For the next news of the full list of everything.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Flags of every command that asks about policies.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -83,22 +84,20 @@ async fn from_cluster(input: &mut Input, cluster: &ClusterArgs, namespace: &str)
     // Ends when nobody listens any more, at the end of this function.
     let _watch = tokio::spawn(watch(settings, sender));
     let mut waiting = None;
-    let list = async {
-        while let Some(change) = changes.recv().await {
-            match change {
-                Change::Synced => return true,
-                Change::Mesh(mesh) => input.mesh = *mesh,
-                Change::Frozen(reason) => waiting = reason,
-                other => input.change(other),
+    let mut deadline = Instant::now() + PATIENCE;
+    while let Ok(Some(change)) = tokio::time::timeout_at(deadline, changes.recv()).await {
+        match change {
+            Change::Synced => return Ok(()),
+            // That something is waited for is no news of it.
+            Change::Frozen(reason) => {
+                waiting = reason;
+                continue;
             }
+            Change::Mesh(mesh) => input.mesh = *mesh,
+            other => input.change(other),
         }
-        false
-    };
-    match tokio::time::timeout(PATIENCE, list).await {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => {
-            let reason = waiting.unwrap_or_else(|| "it does not say why".to_owned());
-            bail!("the cluster did not tell everything within {} s: {reason}", PATIENCE.as_secs())
-        }
+        deadline = Instant::now() + PATIENCE;
     }
+    let reason = waiting.unwrap_or_else(|| "it does not say why".to_owned());
+    bail!("the cluster did not tell everything: {reason}")
 }
