@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    audit, authz, ca, check, completion, controller, crds, demo, join_token, plugin, policy_test, proxy_status, standalone,
-    status, translate, version, wait,
+    audit, authz, ca, check, completion, controller, crds, demo, join_token, plugin, policy_test,
+    proxy_status, standalone, status, translate, version, wait,
 };
 
 /// Exit code for "it works, and there is something to look at": a timeout, an object that is not accepted.

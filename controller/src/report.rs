@@ -11,8 +11,7 @@ use runtime::http::Reasons;
 
 use crate::publish::Publisher;
 use crate::receipts::{
-    Fact, PolicyRow, ProxyRow, Receipts, Row, Seen, Target, Verdict, conditions_of_others, evaluate,
-    selects,
+    Fact, PolicyRow, ProxyRow, Receipts, Row, Seen, Target, Verdict, conditions_of_others, evaluate, selects,
 };
 use crate::status::{
     Condition, FailureStatus, FindingStatus, Known, Mesh, ObjectStatus, Objects, Report, Sessions,

@@ -299,7 +299,8 @@ impl Store {
             Rank::Entry => self.entries.get(id),
         };
         let claimants = claimants.filter_map(|key| Some((key, workload(key)?)));
-        let first = claimants.min_by_key(|((rank, _), workload)| (*rank, std::cmp::Reverse(workload.created)));
+        let first =
+            claimants.min_by_key(|((rank, _), workload)| (*rank, std::cmp::Reverse(workload.created)));
         first.map(|(_, workload)| workload)
     }
 

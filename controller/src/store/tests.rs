@@ -88,9 +88,11 @@ fn addresses_follow_their_workloads() {
     store.remove(&ObjectRef { kind: Kind::Pod, id: id("a", "a-1") });
     assert_eq!(at(&store, "10.0.0.7").as_deref(), Some("x-1"));
     // The newest Pod has it, and no WorkloadEntry that claims it, too.
-    for (name, kind, created) in
-        [("z-1", WorkloadKind::Pod, 2), ("b-1", WorkloadKind::Pod, 1), ("a-vm", WorkloadKind::WorkloadEntry, 3)]
-    {
+    for (name, kind, created) in [
+        ("z-1", WorkloadKind::Pod, 2),
+        ("b-1", WorkloadKind::Pod, 1),
+        ("a-vm", WorkloadKind::WorkloadEntry, 3),
+    ] {
         store.apply(Object::Workload(Workload { kind, created, ..pod("a", name, "x", "10.0.0.7") }));
         assert_eq!(at(&store, "10.0.0.7").as_deref(), Some("z-1"), "{name}");
     }

@@ -289,11 +289,8 @@ fn tokens_are_checked_before_policies_see_them() {
     let not_accepted = Deciding::Token(Refusal::Issuer("i".into()));
     let not_for_us = Deciding::Token(Refusal::Audience { issuer: "i".into() });
     let audience = |aud: &str| JwtRule { audiences: vec![aud.into()], ..jwt("i") };
-    let kept = |issuer: &str| JwtRule {
-        presence: Presence::Required,
-        forward_original_token: true,
-        ..jwt(issuer)
-    };
+    let kept =
+        |issuer: &str| JwtRule { presence: Presence::Required, forward_original_token: true, ..jwt(issuer) };
     let required = |issuer: &str| JwtRule { presence: Presence::Required, ..jwt(issuer) };
     let missing = |issuer: &str| Deciding::Token(Refusal::Missing { issuer: issuer.into() });
     let closed = JwtRule { jwks: Jwks::RefuseAll, ..jwt("i") };
