@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    audit, authz, ca, check, completion, controller, crds, demo, join_token, plugin, policy_test,
+    analyze, audit, authz, ca, check, completion, controller, crds, demo, join_token, plugin, policy_test,
     proxy_status, standalone, status, translate, version, wait,
 };
 
@@ -43,6 +43,7 @@ enum Command {
     #[command(subcommand)]
     Authz(authz::Authz),
     Test(policy_test::TestArgs),
+    Analyze(Box<analyze::AnalyzeArgs>),
     Status(status::StatusArgs),
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
@@ -93,6 +94,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Translate(args) => translate::run(&args),
         Command::Authz(command) => authz::run(command).await,
         Command::Test(args) => policy_test::run(&args),
+        Command::Analyze(args) => analyze::run(&args).await,
         Command::Status(args) => status::run(&args).await,
         Command::ProxyStatus(args) => proxy_status::run(&args).await,
         Command::Wait(args) => wait::run(&args).await,

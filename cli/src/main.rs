@@ -1,5 +1,6 @@
 //! The one binary: every process is a subcommand, plus the tools for people.
 
+mod analyze;
 mod audit;
 mod authz;
 mod ca;

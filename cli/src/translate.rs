@@ -93,7 +93,8 @@ fn port(text: &str) -> Result<(SocketAddr, SocketAddr), String> {
 }
 
 pub(crate) fn run(args: &TranslateArgs) -> Result<ExitCode> {
-    let input::Input { mesh, objects, understood } = input::read(&args.file, args.mesh_config.as_deref())?;
+    let input = input::read(&args.file, args.mesh_config.as_deref())?;
+    let input::Input { mesh, objects, origins: _, findings: _, understood } = input;
     let mut offline = Offline::new(mesh, objects);
     let workloads = workloads(args, &mut offline)?;
     match args.output {

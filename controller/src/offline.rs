@@ -13,6 +13,8 @@ use xds::{Resource, ResourceType};
 
 pub use describe::describe;
 
+pub use crate::admission::advice::{Advice, Code};
+
 use crate::keys::Keys;
 use crate::publish::{Publisher, SlotKey};
 
@@ -91,6 +93,11 @@ impl Offline {
     /// Every policy, with the settings of the mesh that decide how it applies.
     pub fn policies(&self) -> &PolicySet {
         &self.0.store.policies
+    }
+
+    /// What the author of a policy should know: what admission warns of.
+    pub fn advise(&mut self, policy: &Object) -> Vec<Advice> {
+        crate::admission::advice::coded(&mut self.0, policy)
     }
 
     /// The services of one namespace, by name.

@@ -46,7 +46,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn of(input: Input) -> Self {
-        let Input { mesh, objects, understood } = input;
+        let Input { mesh, objects, origins: _, findings: _, understood } = input;
         Self { offline: Offline::assuming_keys(mesh, objects), understood }
     }
 
@@ -59,15 +59,24 @@ impl WorldArgs {
     /// # Errors
     /// If a file cannot be read, or the cluster does not tell everything in time.
     pub(crate) async fn read(&self) -> Result<World> {
-        let Self { files, mesh_config, cluster, control_plane_namespace } = self;
-        let mut input = Input::with(mesh_config.as_deref())?;
+        let mut input = Input::with(self.mesh_config.as_deref())?;
+        self.fill(&mut input).await?;
+        Ok(World::of(input))
+    }
+
+    /// Adds all there is to `input`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) async fn fill(&self, input: &mut Input) -> Result<()> {
+        let Self { files, mesh_config: _, cluster, control_plane_namespace } = self;
         if files.is_empty() {
-            from_cluster(&mut input, cluster, control_plane_namespace).await?;
+            from_cluster(input, cluster, control_plane_namespace).await?;
         }
         for file in files {
             input.add(file)?;
         }
-        Ok(World::of(input))
+        Ok(())
     }
 }
 

@@ -15,6 +15,10 @@ pub(crate) struct Input {
     pub(crate) mesh: MeshConfig,
     /// Closed values included.
     pub(crate) objects: Vec<Object>,
+    /// Where each of them is, `FILE:LINE`.
+    pub(crate) origins: Vec<String>,
+    /// What is wrong, each with where; for who does not want it on stderr.
+    pub(crate) findings: Option<Vec<(String, Finding)>>,
     /// Nothing had to be read as closed.
     pub(crate) understood: bool,
 }
@@ -49,7 +53,7 @@ impl Input {
     /// If that is wrong.
     pub(crate) fn with(mesh_config: Option<&Path>) -> Result<Self> {
         let mesh = mesh_config.map(mesh).transpose()?.unwrap_or_default();
-        Ok(Self { mesh, objects: Vec::new(), understood: true })
+        Ok(Self { mesh, objects: Vec::new(), origins: Vec::new(), findings: None, understood: true })
     }
 
     /// Reads one more file or folder.
@@ -83,6 +87,7 @@ impl Input {
             Change::Apply { object, origin, version: _, findings } => {
                 self.found(&origin, &findings);
                 self.objects.push(*object);
+                self.origins.push(origin);
             }
             Change::Kept { object: _, origin, version: _, findings } => self.found(&origin, &findings),
             Change::Unreadable { origin, finding, blocks_ready: _ } => {
@@ -99,16 +104,25 @@ impl Input {
     fn document(&mut self, Document { origin, content, findings }: Document) {
         self.found(&origin, &findings);
         match content {
-            Content::Object(object) => self.objects.push(*object),
+            Content::Object(object) => {
+                self.objects.push(*object);
+                self.origins.push(origin);
+            }
             Content::Invalid { object: _, closed } => {
-                self.objects.extend(closed.map(|closed| *closed.object));
+                if let Some(closed) = closed {
+                    self.objects.push(*closed.object);
+                    self.origins.push(origin);
+                }
             }
             Content::Unreadable | Content::Unsupported => {}
         }
     }
 
     fn found(&mut self, origin: &str, findings: &[Finding]) {
-        report(origin, findings);
+        match &mut self.findings {
+            Some(all) => all.extend(findings.iter().map(|finding| (origin.to_owned(), finding.clone()))),
+            None => report(origin, findings),
+        }
         self.understood &= findings.iter().all(|finding| finding.severity < Severity::Error);
     }
 }

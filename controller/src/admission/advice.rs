@@ -28,6 +28,38 @@ const OF_ONE: [&str; 5] = [
     "batch.kubernetes.io/job-completion-index",
 ];
 
+/// One thing that the author of a policy should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    pub code: Code,
+    pub text: String,
+}
+
+/// What it is about, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The policy can select nothing, whatever there is.
+    NoEffect,
+    SelectsNothing,
+    DryRun,
+    UnknownProvider,
+    /// Requests without a token pass.
+    TokenNotRequired,
+    TokenOnTcp,
+    /// Fields that only mTLS tells, where plaintext is served.
+    PlaintextIdentity,
+    HttpOnTcp,
+    UnservedPort,
+    /// Another PeerAuthentication decides.
+    Ignored,
+}
+
+impl Code {
+    fn says(self, text: impl Into<String>) -> Advice {
+        Advice { code: self, text: text.into() }
+    }
+}
+
 /// One workload of those that are alike, with its declared ports and the policy in force.
 #[derive(Debug)]
 struct Selected {
@@ -36,8 +68,13 @@ struct Selected {
     policy: Arc<EffectivePolicy>,
 }
 
-/// What its author should know of `object`, which is about to be written.
+/// What its author should know of `object`, which is about to be written, in words.
 pub(crate) fn advise(publisher: &mut Publisher, object: &Object) -> Vec<String> {
+    coded(publisher, object).into_iter().map(|advice| advice.text).collect()
+}
+
+/// The same, with codes.
+pub(crate) fn coded(publisher: &mut Publisher, object: &Object) -> Vec<Advice> {
     let mut advice = Vec::new();
     let Some((id, attachment)) = target(object) else { return advice };
     if !reaches(&publisher.store, object, id, attachment, &mut advice) {
@@ -45,7 +82,7 @@ pub(crate) fn advise(publisher: &mut Publisher, object: &Object) -> Vec<String> 
     }
     let selected = selected(publisher, id, attachment);
     if selected.is_empty() {
-        advice.push(nothing(&publisher.store, id, attachment));
+        advice.push(Code::SelectsNothing.says(nothing(&publisher.store, id, attachment)));
     }
     let store = &publisher.store;
     match object {
@@ -53,14 +90,15 @@ pub(crate) fn advise(publisher: &mut Publisher, object: &Object) -> Vec<String> 
         Object::RequestAuthentication(_) => request(&selected, &mut advice),
         Object::AuthorizationPolicy(new) => {
             if new.meta.dry_run {
-                advice.push("dry run: evaluated and counted, nothing is allowed or denied by it".to_owned());
+                let text = "dry run: evaluated and counted, nothing is allowed or denied by it";
+                advice.push(Code::DryRun.says(text));
             }
             if let Action::Custom { provider } = &new.action
                 && !store.policies.scope.providers.contains(provider)
             {
-                advice.push(format!(
+                advice.push(Code::UnknownProvider.says(format!(
                     "spec.provider: no usable ext_authz provider {provider:?} in the mesh config: what matches is denied"
-                ));
+                )));
             }
             rules::advise(store, new, &selected, &mut advice);
         }
@@ -85,7 +123,7 @@ fn reaches(
     object: &Object,
     id: &ObjectName,
     attachment: &Attachment,
-    advice: &mut Vec<String>,
+    advice: &mut Vec<Advice>,
 ) -> bool {
     let root = id.namespace == store.mesh.root_namespace;
     let never = match attachment {
@@ -97,7 +135,7 @@ fn reaches(
         }
         _ => return true,
     };
-    advice.push(never.to_owned());
+    advice.push(Code::NoEffect.says(never));
     false
 }
 
@@ -141,7 +179,7 @@ fn selected(publisher: &mut Publisher, id: &ObjectName, attachment: &Attachment)
 }
 
 /// A token that is missing is no error to RequestAuthentication: somebody must ask for it.
-fn request(selected: &[Selected], advice: &mut Vec<String>) {
+fn request(selected: &[Selected], advice: &mut Vec<Advice>) {
     let asks = |selected: &Selected| {
         let EffectivePolicy { mtls: _, jwt: _, custom: _, audit: _, deny, allow, drain: _ } =
             &*selected.policy;
@@ -150,16 +188,17 @@ fn request(selected: &[Selected], advice: &mut Vec<String>) {
         clauses.any(|clause| clause.any.iter().chain(&clause.none).any(fields::of_token))
     };
     if let Some(bare) = selected.iter().find(|selected| !asks(selected)) {
-        advice.push(format!(
+        advice.push(Code::TokenNotRequired.says(format!(
             "requests without a token pass: no AuthorizationPolicy for {} asks for requestPrincipals",
             name(&bare.workload)
-        ));
+        )));
     }
     let tcp = |selected: &Selected| {
         !selected.ports.is_empty() && selected.ports.iter().all(|port| port.protocol == mesh::Protocol::Tcp)
     };
     if let Some(tcp) = selected.iter().find(|selected| tcp(selected)) {
-        advice.push(format!("all ports of {} are TCP: there no token is looked at", name(&tcp.workload)));
+        let text = format!("all ports of {} are TCP: there no token is looked at", name(&tcp.workload));
+        advice.push(Code::TokenOnTcp.says(text));
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use policy::{Attachment, PeerAuthentication};
 
-use super::{Selected, unserved};
+use super::{Advice, Code, Selected, unserved};
 use crate::receipts::selects;
 use crate::store::Store;
 
@@ -12,18 +12,19 @@ pub(super) fn advise(
     store: &Store,
     new: &PeerAuthentication,
     selected: &[Selected],
-    advice: &mut Vec<String>,
+    advice: &mut Vec<Advice>,
 ) {
     if let Some(older) = older(store, new, selected) {
         let scope = match new.attachment {
             Attachment::Namespace => "for the namespace",
             Attachment::Labels(_) | Attachment::Targets(_) => "for some of the same workloads",
         };
-        advice
-            .push(format!("{older:?} is older and decides {scope}: there this policy is ignored completely"));
+        let text = format!("{older:?} is older and decides {scope}: there this policy is ignored completely");
+        advice.push(Code::Ignored.says(text));
     }
     for port in new.ports.keys() {
-        advice.extend(unserved(store, *port, selected).map(|text| format!("portLevelMtls: {text}")));
+        let unserved = unserved(store, *port, selected);
+        advice.extend(unserved.map(|text| Code::UnservedPort.says(format!("portLevelMtls: {text}"))));
     }
 }
 

@@ -4,7 +4,7 @@ use mesh::Protocol;
 use policy::{Action, AuthorizationPolicy, MtlsMode, Rule};
 
 use super::fields::{self, Field};
-use super::{Selected, name, unserved};
+use super::{Advice, Code, Selected, name, unserved};
 use crate::store::Store;
 
 /// Rules that are looked at: the warnings of more would not fit anyway.
@@ -14,17 +14,19 @@ pub(super) fn advise(
     store: &Store,
     policy: &AuthorizationPolicy,
     selected: &[Selected],
-    advice: &mut Vec<String>,
+    advice: &mut Vec<Advice>,
 ) {
     for (index, rule) in policy.rules.iter().enumerate().take(RULES) {
         let at = format!("rules[{index}]");
-        advice.extend(identity(&policy.action, rule, selected).map(|text| format!("{at} {text}")));
-        advice.extend(http(&policy.action, rule, selected).map(|text| format!("{at} {text}")));
+        let identity = identity(&policy.action, rule, selected);
+        advice.extend(identity.map(|text| Code::PlaintextIdentity.says(format!("{at} {text}"))));
+        let http = http(&policy.action, rule, selected);
+        advice.extend(http.map(|text| Code::HttpOnTcp.says(format!("{at} {text}"))));
         let mut ports = fields::ports(rule).unwrap_or_default();
         ports.sort_unstable();
         ports.dedup();
         let unserved = ports.into_iter().filter_map(|port| unserved(store, port, selected));
-        advice.extend(unserved.map(|text| format!("{at} ports: {text}")));
+        advice.extend(unserved.map(|text| Code::UnservedPort.says(format!("{at} ports: {text}"))));
     }
 }
 
