@@ -4,8 +4,8 @@
 //! made small and kept in `tests/differential/regressions`, which is replayed first on every run.
 //!
 //! `DECISIONS` says how many to compare, `FUZZ_SECONDS` for how long instead, `FUZZ_STATE` where the place in the sequence
-//! of seeds is kept. What is not compared: ext_authz answers, gateways, outbound traffic, and requests that no policy can
-//! see (Envoy answers 400).
+//! of seeds is kept, `FAIL_FAST` that the first disagreement ends it as it is. What is not compared: authorizers asked by
+//! gRPC, gateways, outbound traffic, and requests that no policy can see (Envoy answers 400).
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test panics, and says how far it came")]
 
@@ -107,11 +107,13 @@ async fn evaluate_and_envoy_decide_alike() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     let (goal, mut seeds, mut coverage) = (Goal::from_environment(), Seeds::new(), Coverage::default());
+    let fail_fast = std::env::var_os("FAIL_FAST").is_some();
     let start = Instant::now();
     while !goal.reached(coverage.decisions) && failures.len() < 5 {
         let cases = (0..BATCH).map(|_| policies::case(seeds.next(), bed.jwks())).collect();
         let (judged, wrong) = bed.judge(cases).await;
         judged.iter().for_each(|judged| coverage.add(judged));
+        assert!(!fail_fast || wrong.is_empty(), "{:#?}", wrong[0]);
         let mut kinds = std::collections::BTreeSet::new();
         for wrong in wrong {
             // One of each kind: the rest is most often the same mistake.
@@ -122,12 +124,17 @@ async fn evaluate_and_envoy_decide_alike() {
             }
         }
         seeds.keep();
-        if coverage.batches % 20 == 0 {
+        coverage.batches += 1;
+        if coverage.batches.is_multiple_of(5) {
             eprintln!("{}", coverage.summary(start.elapsed()));
         }
     }
     eprintln!("{}", coverage.summary(start.elapsed()));
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    // Every object that admission accepts is one that Envoy takes.
     assert!(bed.refused().is_empty(), "Envoy refused what admission accepts: {:#?}", bed.refused());
-    coverage.check();
+    // A short run says nothing about shares.
+    if coverage.decisions >= 20_000 {
+        coverage.check();
+    }
 }
