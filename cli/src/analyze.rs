@@ -107,8 +107,11 @@ fn analyze(input: Input) -> Vec<Message> {
     let mut messages: Vec<Message> =
         findings.unwrap_or_default().iter().map(|(origin, finding)| read(origin, finding)).collect();
     let mut offline = Offline::assuming_keys(mesh.clone(), objects.clone());
+    // Of policies alone nobody can say that they select nothing.
+    let alone = offline.workloads().is_empty();
     for (object, origin) in objects.iter().zip(&origins) {
-        for (code, text) in of_object(&mesh, &mut offline, object) {
+        let found = of_object(&mesh, &mut offline, object);
+        for (code, text) in found.into_iter().filter(|(code, _)| !alone || *code != Code::SelectsNothing) {
             messages.push(message(code, object, origin, text));
         }
     }

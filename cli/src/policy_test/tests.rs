@@ -89,3 +89,14 @@ fn what_cannot_be_run_is_an_error_and_not_a_pass() {
         assert!(report.ends_with("0 passed, 0 failed, 1 could not be run\n"), "{report}");
     }
 }
+
+/// A test may lie in the folder of policies that it tests, and nobody takes it for one of them.
+#[test]
+fn a_test_beside_policies_is_not_read_as_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guides/examples");
+    let mut input = crate::translate::input::Input::with(None).unwrap();
+    input.findings = Some(Vec::new());
+    input.add(&folder).unwrap();
+    let findings = input.findings.unwrap();
+    assert!(findings.iter().all(|(origin, _)| !origin.contains(SUFFIX)), "{findings:?}");
+}

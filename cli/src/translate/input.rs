@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use crds::{Content, Document, Finding, Object, Severity};
 use mesh::MeshConfig;
-use source::Change;
+use source::{Change, UnimplementedObjects};
 
 /// What the files say.
 #[derive(Debug)]
@@ -97,8 +97,19 @@ impl Input {
                 let finding = reason.map(Finding::error);
                 self.found("", finding.as_slice());
             }
-            Change::Delete(_) | Change::Mesh(_) | Change::Synced | Change::Unimplemented(_) => {}
+            Change::Unimplemented(objects) => self.unimplemented(&objects),
+            Change::Delete(_) | Change::Mesh(_) | Change::Synced => {}
         }
+    }
+
+    /// Only for who asks for findings: a cluster is full of what has nothing to do with the question.
+    fn unimplemented(&mut self, objects: &UnimplementedObjects) {
+        let UnimplementedObjects { group, kind, count, names, error: _ } = objects;
+        let Some(findings) = self.findings.as_mut().filter(|_| *count > 0) else { return };
+        let message = format!("{count} {kind} of {group} have no effect here: {}", names.join(", "));
+        let field = "kind".to_owned();
+        let finding = Finding { severity: Severity::Warning, field, message, line: None, column: None };
+        findings.push(("kubernetes".to_owned(), finding));
     }
 
     fn document(&mut self, Document { origin, content, findings }: Document) {

@@ -216,6 +216,8 @@ impl File {
                     file.unreadable.push((origin, first_error(&findings), true));
                     continue;
                 }
+                // A policy test, of which there is nothing to tell.
+                Content::Unsupported if findings.is_empty() => continue,
                 Content::Unsupported => {
                     file.unreadable.push((origin, first_error(&findings), false));
                     continue;
