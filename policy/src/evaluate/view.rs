@@ -40,11 +40,11 @@ impl<'r> View<'r> {
         self.request.protocol == Protocol::Http
     }
 
-    /// A header's address as it was written: Envoy takes `::ffff:10.0.0.1` in X-Forwarded-For for no IPv4 address.
+    /// One that is not the socket's is as it was written: Envoy takes `::ffff:10.0.0.1` in X-Forwarded-For for no IPv4
+    /// address.
     pub(super) fn remote_ip(&self) -> IpAddr {
         let Request { source_ip, remote_ip, .. } = self.request;
-        let written = self.is_http() && remote_ip != source_ip;
-        if written { *remote_ip } else { canonical(*remote_ip) }
+        if remote_ip == source_ip { canonical(*remote_ip) } else { *remote_ip }
     }
 
     /// Without query and fragment.
