@@ -1,6 +1,8 @@
 //! The one task that owns all state: takes changes in batches, answers subscriptions, remembers what proxies said, and
 //! tells readiness. Everything it computes is synchronous; nobody else ever holds a lock on it.
 
+mod command;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,9 +13,8 @@ use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
 use runtime::http::Reasons;
 use source::{Change, Version};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
-use xds::Snapshot;
 
 use crate::audit::Audit;
 use crate::keys::{Keys, Resolved};
@@ -26,49 +27,14 @@ use crate::status::{
 };
 use crate::store::Edit;
 
+pub(crate) use command::{Command, Denied, Opened, Subscribe};
+
 /// A batch ends when nothing came for so long ..
 const QUIET: Duration = Duration::from_millis(1);
 /// .. or after so long, whatever comes.
 const LONGEST: Duration = Duration::from_millis(5);
 /// Changes taken over at once.
 const BATCH: usize = 4096;
-
-/// What others ask of the state's owner.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Subscribe(Box<Subscribe>),
-    Report(oneshot::Sender<Report>),
-    /// What the author of a policy should know: [`crate::admission::advice`].
-    Advise {
-        object: Box<Object>,
-        reply: oneshot::Sender<Vec<String>>,
-    },
-}
-
-/// A proxy that asks for its snapshots.
-#[derive(Debug)]
-pub(crate) struct Subscribe {
-    pub(crate) key: SlotKey,
-    pub(crate) proxy: Connected,
-    /// Where its stream writes down what it says.
-    pub(crate) journal: Arc<Mutex<Journal>>,
-    pub(crate) reply: oneshot::Sender<Result<Opened, Denied>>,
-}
-
-/// An open subscription.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) id: SessionId,
-    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
-}
-
-/// Why a subscription is refused.
-#[derive(Debug)]
-pub(crate) enum Denied {
-    /// The first list is not complete: the reasons.
-    NotReady(Reasons),
-    Refused(Refusal),
-}
 
 /// When the last batch that changed something arrived, and the generation it led to.
 pub(crate) type Arrived = Arc<Mutex<(u64, Instant)>>;
