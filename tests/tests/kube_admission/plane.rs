@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use controller::admission::{Lifetimes, Limits, Settings, Webhook, names};
 use controller::{Controller, Handle};
 use http_body_util::BodyExt as _;
@@ -221,14 +221,22 @@ impl<'k> Plane<'k> {
         Ok(lines.into_iter().filter(|line| line["kind"] == kind).collect())
     }
 
-    /// The trail is whole.
+    /// The trail is whole. What was just written may still add lines to it: it is looked at again until it stands still
+    /// for as long as that takes.
     pub(crate) fn verify(&self) -> Result<()> {
-        ensure!(self.replica.trail.flush(Duration::from_secs(10)), "the trail is not written");
-        let head = self.replica.trail.head().map(|(_, hash)| hash);
-        let report = runtime::audit::verify(std::slice::from_ref(&self.replica.path), head)
-            .map_err(|(_, error)| error)?;
-        ensure!(report.whole, "{report:?}");
-        Ok(())
+        let trail = &self.replica.trail;
+        for _ in 0..100 {
+            ensure!(trail.flush(Duration::from_secs(10)), "the trail is not written");
+            let head = trail.head().map(|(_, hash)| hash);
+            let report = runtime::audit::verify(std::slice::from_ref(&self.replica.path), head)
+                .map_err(|(_, error)| error)?;
+            if report.whole {
+                return Ok(());
+            }
+            ensure!(trail.flush(Duration::from_secs(10)), "the trail is not written");
+            ensure!(trail.head().map(|(_, hash)| hash) != head, "{report:?}");
+        }
+        bail!("the trail does not stand still")
     }
 }
 
