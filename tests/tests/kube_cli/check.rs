@@ -83,6 +83,12 @@ fn definitions_of_somebody_else() {
     kube::own(here!(), async |kube| {
         let admin = kube.admin_kubeconfig()?;
         kube.uninstall_crds().await?;
+        // One that is on its way out could still be written to, and would go all the same.
+        super::until(async || {
+            let left = kube.kubectl(["get", "crd", "-o", "name"])?;
+            Ok((!left.contains("istio.io")).then_some(()))
+        })
+        .await?;
         for (plural, kind) in
             [("authorizationpolicies", "AuthorizationPolicy"), ("peerauthentications", "PeerAuthentication")]
         {
