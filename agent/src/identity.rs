@@ -306,7 +306,7 @@ impl Identity {
     }
 
     fn report(&self, which: Which, error: &StepError, now: OffsetDateTime) {
-        self.health.failed(&chain(error));
+        self.health.failed(&authn::chain(error));
         let error = error as &dyn std::error::Error;
         let failures = self.renewal.failures(which);
         let left = |which| self.renewal.left(which, now).map(time::Duration::whole_seconds);
@@ -333,7 +333,7 @@ impl ByToken {
             Ok(token) => self.requester.request(bundle, OwnSvid::empty(), Some(&token)).await?,
             Err(error) if own.is_empty() => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "no token: asking by the last certificate");
+                tracing::warn!(error = authn::chain(&error), "no token: asking by the last certificate");
                 self.requester.request(bundle, own.clone(), None).await?
             }
         };
@@ -347,18 +347,6 @@ impl ByToken {
             Err(EnrollError::Identity { got: svid.leaf.id, wanted }.into())
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

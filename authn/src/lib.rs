@@ -29,3 +29,18 @@ fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
 
 /// The only application protocol spoken on our ports and by our clients.
 const ALPN: &[u8] = b"h2";
+
+/// An error and its causes in one line, for people. A cause that the error names already is not said again.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text
+}

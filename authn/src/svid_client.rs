@@ -218,7 +218,7 @@ impl Keeper {
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no roots; those known stay");
                 if shared.bundle.borrow().is_none() {
-                    self.say(Standing::Without(chain(&error)));
+                    self.say(Standing::Without(crate::chain(&error)));
                 }
                 return false;
             }
@@ -265,7 +265,7 @@ impl Keeper {
     }
 
     fn failed(&self, error: &Failure, until: Option<OffsetDateTime>, failures: u32) {
-        let text = chain(error);
+        let text = crate::chain(error);
         // A CA that starts after us is no event; one that stays away is, now and then.
         if failures == 3 || failures.is_multiple_of(20) {
             tracing::warn!(error = text, failures, until = ?until, "no new certificate of our own");
@@ -289,16 +289,4 @@ impl Keeper {
 
 fn wait(due: OffsetDateTime) -> Duration {
     Duration::try_from(due - OffsetDateTime::now_utc()).unwrap_or_default()
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

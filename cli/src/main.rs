@@ -22,6 +22,7 @@ mod plugin;
 mod policy_test;
 mod proxy_status;
 mod routes;
+mod settings;
 mod standalone;
 mod status;
 mod translate;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use controller::Report;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, ClusterArgs};
@@ -109,25 +110,33 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "not ADDRESS:PORT".to_owned())
 }
 
+/// Status and body of `GET path` on a connection that is open, from `host`. Has no deadline of its own.
+///
+/// # Errors
+/// If the answer is none, or too long.
+pub(crate) async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: String,
+    path: &str,
+) -> Result<(http::StatusCode, String)> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request =
+        http::Request::get(path).header(http::header::HOST, host).body(Empty::<hyper::body::Bytes>::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+    connection.abort();
+    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
 /// Status and body of `GET path`.
 ///
 /// # Errors
 /// If nobody answers in time.
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<(http::StatusCode, String)> {
-    let question = async {
-        let stream = TcpStream::connect(addr).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let request = http::Request::get(path)
-            .header(http::header::HOST, addr.to_string())
-            .body(Empty::<hyper::body::Bytes>::new())?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-        connection.abort();
-        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        Ok::<_, anyhow::Error>((status, String::from_utf8_lossy(&body).into_owned()))
-    };
+    let question = async { ask(TcpStream::connect(addr).await?, addr.to_string(), path).await };
     tokio::time::timeout(DEADLINE, question)
         .await
         .context("no answer in time")

@@ -43,7 +43,7 @@ pub use client::{ALLOWED, Answer, Caller, DENIED, Got, Http, UNAUTHENTICATED, ge
 pub use control::ControlPlane;
 pub use jwt::{Signer, in_seconds};
 pub use net::{Family, Namespace, Network};
-pub use pki::{Authority, Credential, Leaf};
+pub use pki::{AnyServer, Authority, Credential, Leaf};
 pub use pod::{Capture, Pod, PodSpec, Protocol};
 pub use process::Process;
 

@@ -39,7 +39,8 @@ pub enum UnusableClient {
 pub enum FetchError {
     #[error("not a usable URI: {0}")]
     Uri(String),
-    #[error("{}", chain(.0))]
+    // reqwest says what went wrong only in its sources.
+    #[error("{}", crate::chain(.0))]
     Http(#[source] reqwest::Error),
     #[error("answered {0}")]
     Status(reqwest::StatusCode),
@@ -51,21 +52,6 @@ pub enum FetchError {
     NotText,
     #[error("the discovery document cannot be read: {0}")]
     Discovery(String),
-}
-
-/// reqwest says what went wrong only in its sources.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 impl Client {

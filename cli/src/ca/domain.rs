@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
+use source::kubernetes::MeshSource;
 use spiffe::TrustDomain;
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
@@ -33,11 +34,11 @@ pub(super) async fn follow(
             let _ = said.send_replace(Ok(domain));
             std::future::pending().await
         }
-        DomainSource::File(path) => loop {
+        DomainSource::Mesh(MeshSource::File(path)) => loop {
             tell(&said, from_file(&path));
             tokio::time::sleep(LOOK).await;
         },
-        DomainSource::ConfigMap { namespace, name } => {
+        DomainSource::Mesh(MeshSource::ConfigMap { namespace, name }) => {
             let maps: Api<ConfigMap> = Api::namespaced(client, &namespace);
             let mut maps = pin!(watch_object(maps, &name));
             loop {

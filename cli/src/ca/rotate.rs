@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 
-use super::settings::own_namespace;
 use crate::cluster::{ClusterArgs, timely};
+use crate::settings::own_namespace;
 
 /// Ask the certificate authority of a cluster for a new root
 ///

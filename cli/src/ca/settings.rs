@@ -1,14 +1,16 @@
 //! What the certificate authority is told, by flag, environment, configuration file or default, in this order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
+use source::kubernetes::MeshSource;
 use spiffe::TrustDomain;
 
 use crate::controller::AuditLog;
 use crate::listen::Listen;
+use crate::settings::{self, ConfigMapName};
 
 /// From "the new root is everywhere" to the first certificate under it: the longest life of a certificate, after which
 /// every agent has been told of the new root with a certificate, too.
@@ -37,7 +39,7 @@ pub(crate) struct ServeArgs {
     /// ConfigMap with the MeshConfig under the key `mesh`, for its trust domain; Istio's defaults while it is absent
     /// [default: the control plane's namespace and `istio`]
     #[arg(long, env = "COUNTERSIGN_MESH_CONFIG_MAP", value_name = "NS/NAME", conflicts_with = "mesh_config")]
-    mesh_config_map: Option<String>,
+    mesh_config_map: Option<ConfigMapName>,
     /// MeshConfig file instead of a ConfigMap
     #[arg(long, env = "COUNTERSIGN_MESH_CONFIG", value_name = "FILE")]
     mesh_config: Option<PathBuf>,
@@ -63,7 +65,7 @@ struct File {
     namespace: Option<String>,
     revision: Option<String>,
     trust_domain: Option<String>,
-    mesh_config_map: Option<String>,
+    mesh_config_map: Option<ConfigMapName>,
     mesh_config: Option<PathBuf>,
     rotation_grace: Option<String>,
     audit_log: Option<AuditLog>,
@@ -73,8 +75,7 @@ struct File {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DomainSource {
     Fixed(TrustDomain),
-    ConfigMap { namespace: String, name: String },
-    File(PathBuf),
+    Mesh(MeshSource),
 }
 
 /// Everything decided.
@@ -91,36 +92,23 @@ pub(crate) struct Settings {
     pub(crate) audit_log: AuditLog,
 }
 
-/// The namespace that a process of the control plane runs in.
-pub(crate) fn own_namespace(told: Option<String>) -> String {
-    let pod = || std::env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty());
-    told.or_else(pod).unwrap_or_else(|| "istio-system".to_owned())
-}
-
 impl ServeArgs {
     /// # Errors
     /// If the configuration file cannot be read, or something in it.
     pub(crate) fn settings(self) -> Result<Settings> {
-        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let namespace = own_namespace(self.namespace.or(file.namespace));
-        let (map, path) = match (self.mesh_config_map, self.mesh_config) {
-            (None, None) => (file.mesh_config_map, file.mesh_config),
-            told => told,
-        };
+        let file = self.config.as_deref().map(settings::read::<File>).transpose()?.unwrap_or_default();
+        let namespace = settings::own_namespace(self.namespace.or(file.namespace));
         let fixed = match (self.trust_domain, file.trust_domain) {
             (Some(domain), _) => Some(domain),
             (None, Some(text)) => Some(text.parse().with_context(|| format!("trust-domain {text:?}"))?),
             (None, None) => None,
         };
-        let domain = match (fixed, map, path) {
-            (Some(domain), ..) => DomainSource::Fixed(domain),
-            (None, Some(_), Some(_)) => bail!("mesh-config-map and mesh-config exclude each other"),
-            (None, Some(map), None) => map_name(&map)?,
-            (None, None, Some(path)) => DomainSource::File(path),
-            (None, None, None) => {
-                DomainSource::ConfigMap { namespace: namespace.clone(), name: "istio".to_owned() }
-            }
-        };
+        let mesh = settings::mesh_source(
+            (self.mesh_config_map, self.mesh_config),
+            (file.mesh_config_map, file.mesh_config),
+            &namespace,
+        )?;
+        let domain = fixed.map_or(DomainSource::Mesh(mesh), DomainSource::Fixed);
         let grace = match (self.rotation_grace, file.rotation_grace) {
             (Some(grace), _) => grace,
             (None, Some(text)) => {
@@ -129,35 +117,17 @@ impl ServeArgs {
             (None, None) => GRACE,
         };
         let kubeconfig = self.kubeconfig.or(file.kubeconfig);
-        let revision = self.revision.or(file.revision);
         Ok(Settings {
             kubeconfig: kubeconfig.filter(|path| path.as_os_str() != "in-cluster"),
             addr: self.addr.or(file.addr).unwrap_or(Listen::everywhere(15012)),
             monitoring: self.monitoring_addr.or(file.monitoring_addr).unwrap_or(Listen::everywhere(15014)),
             namespace,
-            revision: revision.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+            revision: settings::own_revision(self.revision.or(file.revision)),
             domain,
             grace: grace.try_into().context("rotation-grace is too long")?,
             audit_log: self.audit_log.or(file.audit_log).unwrap_or(AuditLog::Off),
         })
     }
-}
-
-fn map_name(text: &str) -> Result<DomainSource> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(DomainSource::ConfigMap { namespace: namespace.to_owned(), name: name.to_owned() })
-        }
-        _ => bail!("mesh-config-map {text:?} is not NAMESPACE/NAME"),
-    }
-}
-
-fn read(path: &Path) -> Result<File> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    if text.trim().is_empty() {
-        return Ok(File::default());
-    }
-    serde_yaml::from_str(&text).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
@@ -182,7 +152,10 @@ mod tests {
         assert_eq!(settings.domain, DomainSource::Fixed("example.org".parse().unwrap()));
         assert_eq!(settings.grace, time::Duration::minutes(5));
         let bare = from_file("namespace: mesh\n", ServeArgs::default()).unwrap();
-        assert_eq!(bare.domain, DomainSource::ConfigMap { namespace: "mesh".into(), name: "istio".into() });
+        assert_eq!(
+            bare.domain,
+            DomainSource::Mesh(MeshSource::ConfigMap { namespace: "mesh".into(), name: "istio".into() })
+        );
         assert_eq!((bare.grace, bare.revision.as_str()), (time::Duration::DAY, "default"));
     }
 

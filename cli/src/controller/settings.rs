@@ -1,15 +1,16 @@
 //! What the controller is told, by flag, environment, configuration file or default, in this order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use ipnet::IpNet;
 use serde::Deserialize;
 use source::kubernetes::MeshSource;
 
 use crate::keys::KeysArgs;
 use crate::listen::Listen;
+use crate::settings::{self, ConfigMapName};
 
 /// Run the policy controller against a Kubernetes API server
 ///
@@ -95,35 +96,6 @@ impl FromStr for Kubeconfig {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(PathBuf::from(text).into())
-    }
-}
-
-/// `NAMESPACE/NAME`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct ConfigMapName {
-    namespace: String,
-    name: String,
-}
-
-impl FromStr for ConfigMapName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
-            }
-            _ => Err(format!("{text:?} is not NAMESPACE/NAME")),
-        }
-    }
-}
-
-impl TryFrom<String> for ConfigMapName {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
     }
 }
 
@@ -229,21 +201,13 @@ impl ControllerArgs {
     /// # Errors
     /// If the configuration file cannot be read, or names two sources of the mesh configuration.
     pub(crate) fn settings(self) -> Result<Settings> {
-        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let pod_namespace = || std::env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty());
-        let namespace = self.namespace.or(file.namespace).or_else(pod_namespace);
-        let namespace = namespace.unwrap_or_else(|| "istio-system".to_owned());
-        // A flag of either form beats the file's of the other.
-        let (map, path) = match (self.mesh_config_map, self.mesh_config) {
-            (None, None) => (file.mesh_config_map, file.mesh_config),
-            told => told,
-        };
-        let mesh = match (map, path) {
-            (Some(_), Some(_)) => bail!("mesh-config-map and mesh-config exclude each other"),
-            (Some(ConfigMapName { namespace, name }), None) => MeshSource::ConfigMap { namespace, name },
-            (None, Some(path)) => MeshSource::File(path),
-            (None, None) => MeshSource::ConfigMap { namespace: namespace.clone(), name: "istio".to_owned() },
-        };
+        let file = self.config.as_deref().map(settings::read::<File>).transpose()?.unwrap_or_default();
+        let namespace = settings::own_namespace(self.namespace.or(file.namespace));
+        let mesh = settings::mesh_source(
+            (self.mesh_config_map, self.mesh_config),
+            (file.mesh_config_map, file.mesh_config),
+            &namespace,
+        )?;
         let ca = self.ca_addr.or(file.ca_addr);
         let token_file = self.token_file.or(file.token_file);
         let keys =
@@ -251,7 +215,7 @@ impl ControllerArgs {
         Ok(Settings {
             keys: self.keys.or(keys),
             kubeconfig: self.kubeconfig.or(file.kubeconfig).unwrap_or(Kubeconfig::InCluster),
-            revision: self.revision.or(file.revision).unwrap_or_else(|| "default".to_owned()),
+            revision: settings::own_revision(self.revision.or(file.revision)),
             mesh,
             plaintext: self.plaintext_addr.or(file.plaintext_addr).unwrap_or(Listen::local(15010)),
             secure: self.secure_addr.or(file.secure_addr).unwrap_or(Listen::everywhere(15012)),
@@ -269,14 +233,6 @@ impl ControllerArgs {
             namespace,
         })
     }
-}
-
-fn read(path: &Path) -> Result<File> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    if text.trim().is_empty() {
-        return Ok(File::default());
-    }
-    serde_yaml::from_str(&text).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

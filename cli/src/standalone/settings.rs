@@ -1,6 +1,6 @@
 //! What standalone mode is told, by flag, environment, configuration file or default, in this order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::keys::KeysArgs;
 use crate::listen::Listen;
+use crate::settings;
 
 /// Run the whole control plane in one process over a folder of YAML files
 ///
@@ -77,7 +78,7 @@ impl StandaloneArgs {
     pub(crate) fn settings(self) -> Result<Settings> {
         let Self { dir, state, mesh_config, plaintext_addr, secure_addr, monitoring_addr, keys, config } =
             self;
-        let file = config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let file = config.as_deref().map(settings::read::<File>).transpose()?.unwrap_or_default();
         let from_file =
             KeysArgs { jwks_ca: file.jwks_ca, jwks_proxy: file.jwks_proxy, jwks_block: file.jwks_block };
         Ok(Settings {
@@ -92,16 +93,10 @@ impl StandaloneArgs {
     }
 }
 
-fn read(path: &Path) -> Result<File> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    if text.trim().is_empty() {
-        return Ok(File::default());
-    }
-    serde_yaml::from_str(&text).with_context(|| path.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

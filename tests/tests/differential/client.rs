@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tests::lab::{Authority, Leaf};
+use tests::lab::{AnyServer, Authority, Leaf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -83,11 +83,11 @@ impl Clients {
         let (certificate, key) = self.authority.mint_pem(&Leaf::new(peer.names.clone())).unwrap();
         let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(trust::Everyone))
+            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
             .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
             .unwrap();
         config.alpn_protocols = peer.alpn().iter().map(|p| p.as_bytes().to_vec()).collect();
@@ -285,52 +285,6 @@ async fn exchange(stream: &mut Box<dyn Stream>, text: &[u8], head: bool) -> std:
         if head || body.len() >= length {
             let status = lines.split(' ').nth(1).and_then(|s| s.parse().ok());
             return Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()));
-        }
-    }
-}
-
-mod trust {
-    use rustls::DigitallySignedStruct;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-
-    /// Whoever answers is believed: what Envoy decides about the client is looked at.
-    #[derive(Debug)]
-    pub(super) struct Everyone;
-
-    impl ServerCertVerifier for Everyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-            let provider = rustls::crypto::aws_lc_rs::default_provider();
-            provider.signature_verification_algorithms.supported_schemes()
         }
     }
 }
