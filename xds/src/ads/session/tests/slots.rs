@@ -93,12 +93,12 @@ fn everything() -> u8 {
 
 /// A slot whose rules name `requests`; `None`: without rules.
 pub(super) fn slot(name: &str, action: Action, requests: Option<u8>, bad: bool) -> Resource {
-    made(name, HttpRbac { rules: named(action, requests, bad), ..HttpRbac::default() })
+    made(name, &HttpRbac { rules: named(action, requests, bad), ..HttpRbac::default() })
 }
 
 /// The first half of a CUSTOM pair.
-fn shadow(name: &str, requests: Option<u8>) -> Resource {
-    made(name, HttpRbac { shadow_rules: named(Action::Deny, requests, false), ..HttpRbac::default() })
+pub(super) fn shadow(name: &str, requests: Option<u8>) -> Resource {
+    made(name, &HttpRbac { shadow_rules: named(Action::Deny, requests, false), ..HttpRbac::default() })
 }
 
 fn named(action: Action, requests: Option<u8>, bad: bool) -> Option<Rules> {
@@ -109,9 +109,8 @@ fn named(action: Action, requests: Option<u8>, bad: bool) -> Option<Rules> {
     })
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "made for the call")]
-fn made(name: &str, filter: HttpRbac) -> Resource {
-    let config = TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(&filter)) };
+fn made(name: &str, filter: &HttpRbac) -> Resource {
+    let config = TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(filter)) };
     Resource::new(name, Bytes::from(any(&config).encode_to_vec()))
 }
 
