@@ -84,15 +84,27 @@ pub async fn keep(
     mut wanted: watch::Receiver<Wanted>,
     updates: mpsc::Sender<Update>,
 ) {
-    let mut running: BTreeMap<Location, (Duration, AbortOnDropHandle<()>)> = BTreeMap::new();
+    let mut running: BTreeMap<Location, (watch::Sender<Duration>, AbortOnDropHandle<()>)> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
-        running.retain(|location, (timeout, _)| now.get(location) == Some(timeout));
+        running.retain(|location, _| now.contains_key(location));
         for (location, timeout) in now {
-            running.entry(location.clone()).or_insert_with(|| {
-                let keeper = Keeper { location, timeout, client: client.clone(), schedule, check };
-                (timeout, AbortOnDropHandle::new(tokio::spawn(keeper.run(updates.clone()))))
-            });
+            match running.get(&location) {
+                // Another patience is no reason to forget what is known.
+                Some((patience, _)) => drop(patience.send_replace(timeout)),
+                None => {
+                    let (patience, timeout) = watch::channel(timeout);
+                    let keeper = Keeper {
+                        location: location.clone(),
+                        timeout,
+                        client: client.clone(),
+                        schedule,
+                        check,
+                    };
+                    let keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run(updates.clone())));
+                    running.insert(location, (patience, keeping));
+                }
+            }
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
@@ -105,7 +117,7 @@ pub async fn keep(
 #[derive(Debug)]
 struct Keeper {
     location: Location,
-    timeout: Duration,
+    timeout: watch::Receiver<Duration>,
     client: Client,
     schedule: Schedule,
     check: Check,
@@ -117,7 +129,8 @@ impl Keeper {
         let mut memory = Memory::default();
         let mut told = None;
         loop {
-            let outcome = client.fetch(&location, timeout).await.map_err(|error| error.to_string());
+            let patience = *timeout.borrow();
+            let outcome = client.fetch(&location, patience).await.map_err(|error| error.to_string());
             let outcome = outcome.and_then(|text| check(&text));
             let now = Instant::now();
             memory.learn(outcome, now);

@@ -154,6 +154,23 @@ async fn the_last_good_keys_survive_failures_and_nonsense() {
     assert_eq!(told[4], (set("2"), None));
 }
 
+/// A second policy may name the same place and be more patient.
+#[tokio::test]
+async fn another_timeout_forgets_no_keys() {
+    let (addr, script) = serve([keys("set 1")]).await;
+    let (wanted, receiver) = watch::channel(Wanted::from([(at(addr), SECOND)]));
+    let (sender, mut updates) = mpsc::channel(8);
+    tokio::spawn(keep(client(), quick(), check, receiver, sender));
+    assert_eq!(next(&mut updates).await, (Some("set 1".to_owned()), None));
+    *script.lock().unwrap() = [Answer::Http(500, String::new(), "")].into();
+    wanted.send_modify(|wanted| {
+        wanted.insert(at(addr), SECOND * 2);
+    });
+    let (kept, error) = next(&mut updates).await;
+    assert_eq!(kept.as_deref(), Some("set 1"));
+    assert!(error.unwrap().contains("500"));
+}
+
 #[tokio::test]
 async fn a_silent_location_harms_no_other_and_what_is_not_wanted_any_more_is_left_alone() {
     let (slow, _) = serve([Answer::Silence]).await;
