@@ -35,7 +35,7 @@ pub use leader::{Cluster, lead};
 pub use service::Service;
 
 pub(crate) use book::Book;
-pub(crate) use evaluate::{Seen, Target, evaluate, selects};
+pub(crate) use evaluate::{Seen, Target, evaluate};
 pub(crate) use facts::{Fact, conditions_of_others};
 pub(crate) use journal::{Journal, Nack};
 pub(crate) use progress::Progress;

@@ -11,7 +11,7 @@ use runtime::http::Reasons;
 
 use crate::publish::Publisher;
 use crate::receipts::{
-    Fact, PolicyRow, ProxyRow, Receipts, Row, Seen, Target, Verdict, conditions_of_others, evaluate, selects,
+    Fact, PolicyRow, ProxyRow, Receipts, Row, Seen, Target, Verdict, conditions_of_others, evaluate,
 };
 use crate::status::{
     Condition, FailureStatus, FindingStatus, Known, Mesh, ObjectStatus, Objects, Report, Sessions,
@@ -126,7 +126,9 @@ impl<'a> Here<'a> {
             .workloads()
             .map(|workload| &**workload)
             .filter(|workload| fact.mesh_wide || workload.namespace == fact.object.id.namespace)
-            .filter(|workload| selects(attachment, workload))
+            .filter(|workload| {
+                attachment.selects(&fact.object.id.namespace, &workload.namespace, &workload.labels)
+            })
             .map(|workload| Target { workload, seen: seen(workload) })
             .collect()
     }

@@ -14,7 +14,6 @@ use mesh::{InboundPort, Service, Workload};
 use policy::{Action, Attachment, EffectivePolicy, ObjectName};
 
 use crate::publish::Publisher;
-use crate::receipts::selects;
 use crate::store::Store;
 
 /// Workloads that are looked at: those alike in labels and namespace count once.
@@ -159,7 +158,7 @@ fn selected(publisher: &mut Publisher, id: &ObjectName, attachment: &Attachment)
         if root { Box::new(store.workloads()) } else { Box::new(store.workloads_in(&id.namespace)) };
     let mut alike = BTreeSet::new();
     let mut workloads = Vec::new();
-    for workload in reached.filter(|workload| selects(attachment, workload)) {
+    for workload in reached.filter(|w| attachment.selects(&id.namespace, &w.namespace, &w.labels)) {
         let labels = workload.labels.iter().filter(|(key, _)| !OF_ONE.contains(&key.as_str()));
         let labels: BTreeMap<String, String> = labels.map(|(k, v)| (k.clone(), v.clone())).collect();
         if alike.insert((workload.namespace.clone(), labels)) {

@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use crds::ObjectRef;
 use mesh::Workload;
-use policy::ObjectName;
+use policy::{Attachment, ObjectName};
 
-use super::evaluate::{Seen, Target, Verdict, evaluate, selects};
+use super::evaluate::{Seen, Target, Verdict, evaluate};
 use super::facts::{All, Fact};
 use super::rows::{Delta, Key, PolicyRow, ProxyRow, Row};
 
@@ -304,7 +304,10 @@ impl Aggregate {
 
 fn reaches(fact: &Fact, workload: &Workload) -> bool {
     let here = fact.mesh_wide || workload.namespace == fact.object.id.namespace;
-    here && fact.attachment.as_ref().is_some_and(|attachment| selects(attachment, workload))
+    let selects = |attachment: &Attachment| {
+        attachment.selects(&fact.object.id.namespace, &workload.namespace, &workload.labels)
+    };
+    here && fact.attachment.as_ref().is_some_and(selects)
 }
 
 #[cfg(test)]

@@ -72,18 +72,6 @@ enum State<'a> {
     Enforced,
 }
 
-/// Whether a policy in a workload's namespace or in the root namespace selects that workload.
-pub(crate) fn selects(attachment: &Attachment, workload: &Workload) -> bool {
-    match attachment {
-        Attachment::Namespace => true,
-        Attachment::Labels(labels) => {
-            labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-        }
-        // For gateways and waypoints only (semantics §2.4).
-        Attachment::Targets(_) => false,
-    }
-}
-
 /// The conditions of a policy for which `targets` are all that it selects, sorted by type.
 pub(crate) fn evaluate(fact: &Fact, targets: &[Target<'_>]) -> Vec<Verdict> {
     let tally = Tally::of(fact, targets);
@@ -118,7 +106,13 @@ impl<'a> Tally<'a> {
             let name = || format!("{}/{}", target.workload.namespace, target.workload.name);
             let state = state(fact, target);
             tally.proxies += usize::from(!matches!(state, State::NoProxy | State::Lost(_)));
-            let beaten = fact.older.iter().find(|(_, attachment)| selects(attachment, target.workload));
+            let beaten = fact.older.iter().find(|(_, attachment)| {
+                attachment.selects(
+                    &fact.object.id.namespace,
+                    &target.workload.namespace,
+                    &target.workload.labels,
+                )
+            });
             match &state {
                 State::Lost(replica) => {
                     tally.lost.push(name());

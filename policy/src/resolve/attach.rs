@@ -1,7 +1,7 @@
 //! Whether one policy object reaches one workload (semantics §2.2, §2.4). Not whether it wins there: of several
 //! PeerAuthentications that reach a workload only some decide, see `mtls`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use crate::model::{
     Attachment, AuthorizationPolicy, Meta, PeerAuthentication, RequestAuthentication, TargetRef,
@@ -40,25 +40,28 @@ impl PeerAuthentication {
 }
 
 fn attaches(meta: &Meta, attachment: &Attachment, scope: &Scope, workload: &WorkloadKey) -> bool {
-    let root = meta.id.namespace == scope.root_namespace;
-    let reached = root || meta.id.namespace == workload.namespace;
-    match attachment {
-        Attachment::Namespace => reached,
-        Attachment::Labels(labels) => {
-            reached && labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+    let namespace = &meta.id.namespace;
+    let reached = *namespace == scope.root_namespace || *namespace == workload.namespace;
+    reached && attachment.selects(namespace, &workload.namespace, &workload.labels)
+}
+
+impl Attachment {
+    /// Whether a policy of the namespace `namespace` that is attached so selects a workload that it reaches: one of the
+    /// same namespace or, from the root namespace, any (semantics §2.4).
+    pub fn selects(&self, namespace: &str, of: &str, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::Namespace => true,
+            Self::Labels(wanted) => wanted.iter().all(|(key, value)| labels.get(key) == Some(value)),
+            // A policy that targets something never falls back to its namespace.
+            Self::Targets(targets) => namespace == of && targets.iter().any(|t| is_gateway(t, labels)),
         }
-        // A policy that targets something never falls back to its namespace.
-        Attachment::Targets(targets) => targets.iter().any(|t| is_gateway(t, &meta.id.namespace, workload)),
     }
 }
 
 /// References to Services, ServiceEntries and GatewayClasses are for waypoints, which are not served here.
-fn is_gateway(target: &TargetRef, namespace: &Arc<str>, workload: &WorkloadKey) -> bool {
+fn is_gateway(target: &TargetRef, labels: &BTreeMap<String, String>) -> bool {
     let TargetRef { group, kind, name } = target;
-    group == "gateway.networking.k8s.io"
-        && kind == "Gateway"
-        && *namespace == workload.namespace
-        && workload.labels.get(GATEWAY_LABEL) == Some(name)
+    group == "gateway.networking.k8s.io" && kind == "Gateway" && labels.get(GATEWAY_LABEL) == Some(name)
 }
 
 #[cfg(test)]

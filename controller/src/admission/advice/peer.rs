@@ -5,7 +5,6 @@ use std::sync::Arc;
 use policy::{Attachment, PeerAuthentication};
 
 use super::{Advice, Code, Selected, unserved};
-use crate::receipts::selects;
 use crate::store::Store;
 
 pub(super) fn advise(
@@ -37,9 +36,13 @@ fn older(store: &Store, new: &PeerAuthentication, selected: &[Selected]) -> Opti
     let order = |policy: &PeerAuthentication| (age(policy), policy.meta.id.name.clone());
     let same_scope = |other: &PeerAuthentication| match (&new.attachment, &other.attachment) {
         (Attachment::Namespace, Attachment::Namespace) => true,
-        (Attachment::Labels(_), Attachment::Labels(_)) => {
-            selected.iter().any(|selected| selects(&other.attachment, &selected.workload))
-        }
+        (Attachment::Labels(_), Attachment::Labels(_)) => selected.iter().any(|selected| {
+            other.attachment.selects(
+                &other.meta.id.namespace,
+                &selected.workload.namespace,
+                &selected.workload.labels,
+            )
+        }),
         _ => false,
     };
     let others = policies.peer.values().filter(|other| other.meta.id.name != new.meta.id.name);

@@ -102,6 +102,24 @@ fn the_newest_connection_counts() {
     assert_eq!(enforced(&mut all), "True Enforced 2/2", "and left again");
 }
 
+/// What is enforced there is shown there: the same rule decides both.
+#[test]
+fn a_gateway_counts_for_what_targets_it() {
+    let target = policy::TargetRef {
+        group: "gateway.networking.k8s.io".to_owned(),
+        kind: "Gateway".to_owned(),
+        name: "edge".to_owned(),
+    };
+    let attachment = Some(Attachment::Targets(vec![target]));
+    let mut all = two();
+    all.facts(&facts([Arc::new(Fact { attachment, ..(*fact("p", None)).clone() })]));
+    assert_eq!(enforced(&mut all), "False NoTargets 0/0");
+    let gateway = Arc::new(labels(&[(policy::GATEWAY_LABEL, "edge")]));
+    let edge = Workload { labels: gateway, uid: Some("ux".into()), ..pod("a", "x", "x", "10.0.0.1") };
+    all.workloads(&Arc::new([(id("a", "x"), Arc::new(edge))].into()));
+    assert_eq!(enforced(&mut all), "True Enforced 1/1");
+}
+
 #[test]
 fn another_pod_of_the_same_name_is_another_one() {
     let mut all = two();
