@@ -4,5 +4,7 @@
 pub mod ads;
 pub mod build;
 pub mod resource;
+mod table;
 
-pub use resource::{Layers, Resource, ResourceType, Snapshot, Table};
+pub use resource::{Layers, Resource, ResourceType, Snapshot};
+pub use table::Table;

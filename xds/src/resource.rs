@@ -1,10 +1,11 @@
-//! Encoded resources and the tables of them that a proxy is to have. Encode once, share bytes, compare hashes
+//! Encoded resources and the snapshots of them that a proxy is to have. Encode once, share bytes, compare hashes
 //! (design decision 4).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::table::Table;
 
 /// The xDS types we serve, in the order in which changes are pushed (semantics §6.4), ECDS before LDS so that a rule
 /// is in force before the chain that relies on it.
@@ -81,16 +82,6 @@ impl Resource {
     }
 }
 
-/// Resources of one type by name; immutable once shared.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table(pub BTreeMap<Arc<str>, Resource>);
-
-impl FromIterator<Resource> for Table {
-    fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
-        Self(resources.into_iter().map(|r| (r.name.clone(), r)).collect())
-    }
-}
-
 /// One type's resources for one proxy: what the namespace shares and what is the workload's own. Names are disjoint;
 /// `own` wins if they are not.
 #[derive(Clone, Debug, Default)]
@@ -101,13 +92,13 @@ pub struct Layers {
 
 impl Layers {
     pub fn get(&self, name: &str) -> Option<&Resource> {
-        self.own.0.get(name).or_else(|| self.shared.0.get(name))
+        self.own.get(name).or_else(|| self.shared.get(name))
     }
 
     /// Every resource, `own` after `shared`.
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
-        let shadowed = |r: &&Resource| !self.own.0.contains_key(&r.name);
-        self.shared.0.values().filter(shadowed).chain(self.own.0.values())
+        let shadowed = |r: &&Resource| !self.own.contains(&r.name);
+        self.shared.iter().filter(shadowed).chain(self.own.iter())
     }
 
     /// Whether both layers are the very same tables (pointers), so nothing can differ.

@@ -53,7 +53,7 @@ pub(crate) fn tables<'a>(
 ) -> Tables {
     let mut new: [Table; 5] = Default::default();
     for (kind, resource) in resources {
-        new[*kind as usize].0.insert(resource.name.clone(), resource.clone());
+        new[*kind as usize].insert(resource.clone());
     }
     let mut old = old.iter();
     new.map(|table| {
@@ -67,10 +67,7 @@ pub(crate) fn overlaid(base: &Tables, more: &[(ResourceType, Resource)], old: &T
     let mut new: [Option<Table>; 5] = Default::default();
     for (kind, resource) in more {
         let index = *kind as usize;
-        new[index]
-            .get_or_insert_with(|| (*base[index]).clone())
-            .0
-            .insert(resource.name.clone(), resource.clone());
+        new[index].get_or_insert_with(|| (*base[index]).clone()).insert(resource.clone());
     }
     let mut index = 0..5;
     new.map(|table| {

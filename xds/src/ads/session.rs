@@ -326,7 +326,7 @@ impl Session {
             return None;
         }
         if kind == ResourceType::Listener && self.resumed && state.generation.is_none() {
-            let own = |change: &sequence::Change| wanted.own.0.contains_key(&change.name);
+            let own = |change: &sequence::Change| wanted.own.contains(&change.name);
             let held = |change: &sequence::Change| !matches!(state.held.get(&change.name), Holding::Nothing);
             if plan.changes.iter().any(|change| own(change) && held(change)) {
                 self.events.push(Event::Replacing);

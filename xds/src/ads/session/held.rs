@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::resource::{Layers, Resource, Table};
+use crate::resource::{Layers, Resource};
+use crate::table::Table;
 
 /// What a proxy holds under one name.
 #[derive(Clone, Debug)]
@@ -112,10 +113,9 @@ impl Held {
 }
 
 fn differing(old: &Arc<Table>, new: &Arc<Table>, names: &mut BTreeSet<Arc<str>>) {
-    if Arc::ptr_eq(old, new) {
-        return;
+    if !Arc::ptr_eq(old, new) {
+        old.compare(new, |name| {
+            names.insert(name.clone());
+        });
     }
-    let changed = |(name, resource): &(&Arc<str>, &Resource)| old.0.get(*name) != Some(*resource);
-    names.extend(new.0.iter().filter(changed).map(|(name, _)| name.clone()));
-    names.extend(old.0.keys().filter(|name| !new.0.contains_key(*name)).cloned());
 }

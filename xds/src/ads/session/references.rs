@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use crate::resource::{Resource, ResourceType, Table};
+use crate::resource::{Resource, ResourceType};
+use crate::table::Table;
 
 /// `envoy.config.listener.v3.Listener`, as far as it names other resources; the same goes for the messages below.
 #[derive(Clone, PartialEq, Message)]
@@ -76,7 +77,7 @@ impl References {
     /// Those of `listeners`, which are only read if they are other ones than before.
     pub(super) fn of(&mut self, listeners: &Arc<Table>) -> &BTreeSet<(ResourceType, Arc<str>)> {
         if !Arc::ptr_eq(&self.of, listeners) {
-            self.names = listeners.0.values().flat_map(references).collect();
+            self.names = listeners.iter().flat_map(references).collect();
             self.of = listeners.clone();
         }
         &self.names

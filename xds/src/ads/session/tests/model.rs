@@ -13,7 +13,8 @@ use proptest::prelude::*;
 
 use super::slots::{self, Policy};
 use crate::ads::session::{Response, Session, Variant};
-use crate::resource::{Layers, Resource, ResourceType, Snapshot, Table};
+use crate::resource::{Layers, Resource, ResourceType, Snapshot};
+use crate::table::Table;
 use proxy::Proxy;
 
 /// Content of a listener that the proxy refuses.

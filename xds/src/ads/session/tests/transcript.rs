@@ -20,7 +20,8 @@ use envoy_types::pb::google::rpc::Status;
 
 use super::slots;
 use crate::ads::session::{Event, Response, Session, Variant};
-use crate::resource::{Layers, Resource, ResourceType, Snapshot, Table};
+use crate::resource::{Layers, Resource, ResourceType, Snapshot};
+use crate::table::Table;
 
 /// Policy slots: what a case calls them, their names, and what their rules do.
 const SLOTS: [(&str, &str, Action); 5] = [

@@ -9,7 +9,8 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
 use crate::ads::session::{Event, Response, Session, Variant};
-use crate::resource::{Resource, ResourceType, Snapshot, Table};
+use crate::resource::{Resource, ResourceType, Snapshot};
+use crate::table::Table;
 use ResourceType::{Cluster, Extension, Listener};
 
 /// A listener that refers to `slot`, in some version of it.
