@@ -1,5 +1,5 @@
 # The only commands that CI and people call. Each line says what it does: `make help`.
-.PHONY: help demo test test-fast check gen e2e bench fuzz mutants
+.PHONY: help demo test test-fast check gen e2e bench fuzz mutants image cluster cluster-down
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 demo: ## build, get Envoy, run the zero-trust shop and print what was allowed and refused
@@ -20,3 +20,9 @@ gen: ## regenerate what is generated; fails if that changes a file
 	@scripts/gen
 bench: ## measure what the README and docs/performance.md claim
 	@scripts/bench
+image: ## the image as an OCI archive, without Docker: countersign, Envoy, bill of materials
+	@scripts/image
+cluster: ## a whole Kubernetes node on this machine with Countersign installed by Helm; prints its kubeconfig
+	@scripts/cluster
+cluster-down: ## takes that node away
+	@scripts/cluster down
