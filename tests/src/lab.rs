@@ -30,6 +30,7 @@ pub mod programs;
 mod sandbox;
 pub mod sidecar;
 pub mod traffic;
+pub mod wire;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -46,6 +47,7 @@ pub use net::{Family, Namespace, Network};
 pub use pki::{AnyServer, Authority, Credential, Leaf};
 pub use pod::{Capture, Pod, PodSpec, Protocol};
 pub use process::Process;
+pub use wire::{First, Seen, Wire};
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);

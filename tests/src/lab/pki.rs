@@ -12,7 +12,9 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use time::{Duration, OffsetDateTime};
 
 /// Somebody who signs certificates.
@@ -176,6 +178,26 @@ impl Credential {
         config.dangerous().set_certificate_verifier(Arc::new(AnyServer(provider)));
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.resumption = rustls::client::Resumption::disabled();
+        Ok(Some(config))
+    }
+
+    /// A TLS server with this certificate that wants one of a client, signed by `root`, and takes whoever it names. `None`
+    /// where there is no certificate to show.
+    ///
+    /// # Errors
+    /// If key and certificate do not fit, or `root` is none.
+    pub(super) fn server(&self, root: &str, alpn: &[&str]) -> Result<Option<rustls::ServerConfig>> {
+        let Self::Certificate(keyed) = self else { return Ok(None) };
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root.as_bytes())?)?;
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(keyed.chain.clone(), keyed.key.clone_key())?;
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Some(config))
     }
 }
