@@ -5,6 +5,7 @@
 //! be consulted is named and taken to agree.
 
 mod atom;
+mod covers;
 mod glob;
 mod nearest;
 mod request;
@@ -17,6 +18,7 @@ use crate::effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, Effe
 use crate::model::{MtlsMode, ObjectName};
 use view::View;
 
+pub use covers::covers;
 pub use nearest::{Mismatch, NearMiss};
 pub use request::{Protocol, Request};
 pub use token::Refusal;

@@ -14,14 +14,10 @@ const SPIFFE: &str = "spiffe://";
 
 pub(super) fn matches(atom: &Atom, view: &View<'_>) -> bool {
     let request = view.request;
-    let peer = |matches: &dyn Fn(&str) -> bool| view.peer().iter().any(|name| matches(name));
     match atom {
-        Atom::Principal(value) => peer(&|name| principal(value, name)),
-        Atom::Namespace(pattern) => peer(&|name| namespace(pattern, name)),
-        Atom::ServiceAccount { namespace, name: account } => {
-            peer(&|name| service_account(namespace, account, name))
+        Atom::Principal(_) | Atom::Namespace(_) | Atom::ServiceAccount { .. } | Atom::TrustDomain(_) => {
+            view.peer().iter().any(|name| names(atom, name))
         }
-        Atom::TrustDomain(value) => peer(&|name| trust_domain(value, name)),
         Atom::SourceIp(net) => contains(net, request.source_ip),
         Atom::RemoteIp(net) => net.contains(&view.remote_ip()),
         Atom::DestinationIp(net) => contains(net, request.destination_ip),
@@ -39,6 +35,17 @@ pub(super) fn matches(atom: &Atom, view: &View<'_>) -> bool {
         Atom::Host(value) => host(value, &request.host),
         Atom::Method(value) => header(value, &view.header(":method")),
         Atom::Path(wanted) => path(wanted, view.path()),
+    }
+}
+
+/// Whether an atom about identities matches this name of a peer. No other atom does.
+pub(super) fn names(atom: &Atom, name: &str) -> bool {
+    match atom {
+        Atom::Principal(value) => principal(value, name),
+        Atom::Namespace(pattern) => namespace(pattern, name),
+        Atom::ServiceAccount { namespace, name: account } => service_account(namespace, account, name),
+        Atom::TrustDomain(value) => trust_domain(value, name),
+        _ => false,
     }
 }
 
@@ -151,7 +158,7 @@ fn host(wanted: &StringMatch, host: &str) -> bool {
     }
 }
 
-fn path(wanted: &PathMatch, path: &str) -> bool {
+pub(super) fn path(wanted: &PathMatch, path: &str) -> bool {
     match wanted {
         PathMatch::Plain(value) => text(value, path),
         PathMatch::Template(template) => glob::matches(template_pieces(template), path),
