@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crds::{Kind, Object, ObjectRef};
-use mesh::{EndpointSlice, MeshConfig, Service, Workload, WorkloadKind};
+use mesh::{DestinationRule, DestinationRules, EndpointSlice, MeshConfig, Service, Workload, WorkloadKind};
 use policy::{ObjectName, PolicySet, Scope};
 
 /// Objects of one kind by namespace and name.
@@ -72,6 +72,11 @@ pub(crate) enum Edit {
         old: Option<Arc<Workload>>,
         new: Option<Arc<Workload>>,
     },
+    /// A DestinationRule, before and after.
+    DestinationRule {
+        old: Option<Arc<DestinationRule>>,
+        new: Option<Arc<DestinationRule>>,
+    },
     /// Names of the services whose endpoints an EndpointSlice said or says.
     Slice(BTreeSet<ObjectName>),
     Mesh,
@@ -88,6 +93,7 @@ pub(crate) struct Store {
     pods: Objects<Workload>,
     entries: Objects<Workload>,
     slices: Objects<EndpointSlice>,
+    pub(crate) destination_rules: DestinationRules,
     /// Workloads by each of their addresses.
     by_address: HashMap<IpAddr, BTreeSet<(Rank, ObjectName)>>,
     /// EndpointSlices by the service they belong to.
@@ -142,6 +148,10 @@ impl Store {
                 let id = ObjectName { namespace: slice.namespace.clone(), name: slice.name.clone() };
                 self.set_slice(&id, Some(slice))
             }
+            Object::DestinationRule(rule) => {
+                let id = ObjectName { namespace: rule.namespace.clone(), name: rule.name.clone() };
+                self.set_destination_rule(&id, Some(rule))
+            }
             Object::PeerAuthentication(new) => {
                 let id = new.meta.id.clone();
                 let here = self.policies.namespace(&id.namespace).and_then(|n| n.peer.get(&id.name));
@@ -182,6 +192,7 @@ impl Store {
             Kind::Pod => self.set_workload(id, WorkloadKind::Pod, None),
             Kind::WorkloadEntry => self.set_workload(id, WorkloadKind::WorkloadEntry, None),
             Kind::EndpointSlice => self.set_slice(id, None),
+            Kind::DestinationRule => self.set_destination_rule(id, None),
             Kind::PeerAuthentication => {
                 self.policies.remove_peer(id);
                 policy_edit(id, true, false)
@@ -215,6 +226,12 @@ impl Store {
     fn set_service(&mut self, id: &ObjectName, new: Option<Service>) -> Edit {
         let new = new.map(Arc::new);
         if self.services.set(id, new.clone()) == new { Edit::Nothing } else { Edit::Service(id.clone()) }
+    }
+
+    fn set_destination_rule(&mut self, id: &ObjectName, new: Option<DestinationRule>) -> Edit {
+        let new = new.map(Arc::new);
+        let old = self.destination_rules.set(&id.namespace, &id.name, new.clone());
+        if old == new { Edit::Nothing } else { Edit::DestinationRule { old, new } }
     }
 
     fn set_workload(&mut self, id: &ObjectName, kind: WorkloadKind, new: Option<Workload>) -> Edit {
@@ -335,7 +352,7 @@ impl Store {
     }
 
     /// Number of objects of each kind, for metrics.
-    pub(crate) fn counts(&self) -> [(Kind, usize); 9] {
+    pub(crate) fn counts(&self) -> [(Kind, usize); 10] {
         let policies = || self.policies.namespaces().map(|(_, policies)| policies);
         [
             (Kind::Namespace, self.namespaces.len()),
@@ -344,6 +361,7 @@ impl Store {
             (Kind::Pod, self.pods.len()),
             (Kind::WorkloadEntry, self.entries.len()),
             (Kind::EndpointSlice, self.slices.len()),
+            (Kind::DestinationRule, self.destination_rules.len()),
             (Kind::PeerAuthentication, policies().map(|p| p.peer.len()).sum()),
             (Kind::RequestAuthentication, policies().map(|p| p.request.len()).sum()),
             (Kind::AuthorizationPolicy, policies().map(|p| p.authorization.len()).sum()),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::Kind;
 use crate::spec::{
-    AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec, WorkloadEntrySpec,
+    AuthorizationPolicySpec, DestinationRuleSpec, PeerAuthenticationSpec, RequestAuthenticationSpec, WorkloadEntrySpec,
 };
 use structural::structural;
 
@@ -64,6 +64,16 @@ pub fn definitions() -> Vec<Definition> {
                 column("Dry-Run", r".metadata.annotations.istio\.io/dry-run", "Counted, not enforced"),
                 enforced(),
             ],
+        },
+        Source {
+            kind: Kind::DestinationRule,
+            plural: "destinationrules",
+            short_name: "dr",
+            category: "networking-istio-io",
+            about: "How the clients of a service call it: here, with which TLS.",
+            spec: spec::<DestinationRuleSpec>(),
+            spec_required: false,
+            columns: vec![column("Host", ".spec.host", "The service that it is about")],
         },
         Source {
             kind: Kind::PeerAuthentication,

@@ -89,6 +89,44 @@ pub(crate) fn request_authentication(
     Reading { object: Object::RequestAuthentication(policy), scope_unknown }
 }
 
+/// Mesh mTLS for the host, whatever else was meant: its callers neither use plaintext nor believe a certificate of
+/// somebody else. With an unreadable host that is every host that clients of its namespace call.
+pub(crate) fn destination_rule(mut rule: mesh::DestinationRule, issues: &Issues) -> Reading {
+    let unknown_host = rule.host.is_empty() || issues.errors_below(&["spec", "host"]);
+    if unknown_host {
+        rule.host = "*".into();
+    }
+    if issues.errors_below(&["spec", "exportTo"]) {
+        rule.export_to = None;
+    }
+    // A field that is not known may have been a misspelt one of these.
+    let unknown_field = issues.errors().any(|issue| match issue.path.0.as_slice() {
+        [Segment::Key(spec), Segment::Key(field)] => spec == "spec" && !DESTINATION_RULE.contains(&field.as_str()),
+        [Segment::Key(_)] | [] => true,
+        _ => false,
+    });
+    if unknown_field || issues.errors_below(&["spec", "workloadSelector"]) {
+        rule.selector = None;
+    }
+    // Before every other of its kind: where order decides, it must not lose.
+    rule.created = i64::MIN;
+    let subject_alt_names = match rule.policy.take().and_then(|policy| policy.tls) {
+        Some(mesh::ClientTls::IstioMutual { sni: _, subject_alt_names })
+            if !issues.errors_below(&["spec", "trafficPolicy", "tls"]) =>
+        {
+            subject_alt_names
+        }
+        _ => Vec::new(),
+    };
+    let tls = mesh::ClientTls::IstioMutual { sni: String::new(), subject_alt_names };
+    rule.policy = Some(mesh::TrafficPolicy { tls: Some(tls), ports: std::collections::BTreeMap::new() });
+    rule.subsets.clear();
+    Reading { object: Object::DestinationRule(rule), scope_unknown: unknown_host }
+}
+
+/// The fields of its spec.
+const DESTINATION_RULE: [&str; 5] = ["host", "trafficPolicy", "subsets", "exportTo", "workloadSelector"];
+
 /// Refuses every token at the default places, whoever issued it.
 fn refuse_everybody() -> JwtRule {
     JwtRule {

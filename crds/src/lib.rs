@@ -13,6 +13,7 @@
 mod authorization_policy;
 pub mod crd;
 mod degrade;
+mod destination_rule;
 mod endpoint_slice;
 mod finding;
 pub mod mesh_config;
@@ -49,6 +50,9 @@ pub use unimplemented::{Access, Unimplemented, unimplemented};
 pub mod spec {
     pub use crate::authorization_policy::{
         Action, AuthorizationPolicySpec, Condition, From, Operation, Provider, Rule, Source, To,
+    };
+    pub use crate::destination_rule::{
+        ClientTlsSettings, DestinationRuleSpec, PortSelector, PortTrafficPolicy, Subset, TlsMode, TrafficPolicy,
     };
     pub use crate::endpoint_slice::EndpointSliceDocument;
     pub use crate::peer_authentication::{Mode, MutualTls, PeerAuthenticationSpec};

@@ -12,6 +12,7 @@ pub enum Object {
     Service(mesh::Service),
     Workload(mesh::Workload),
     EndpointSlice(mesh::EndpointSlice),
+    DestinationRule(mesh::DestinationRule),
     PeerAuthentication(policy::PeerAuthentication),
     RequestAuthentication(policy::RequestAuthentication),
     AuthorizationPolicy(policy::AuthorizationPolicy),
@@ -36,6 +37,9 @@ impl Object {
                 ObjectRef { kind, id: id(&w.namespace, &w.name) }
             }
             Self::EndpointSlice(e) => ObjectRef { kind: Kind::EndpointSlice, id: id(&e.namespace, &e.name) },
+            Self::DestinationRule(d) => {
+                ObjectRef { kind: Kind::DestinationRule, id: id(&d.namespace, &d.name) }
+            }
             Self::PeerAuthentication(p) => {
                 ObjectRef { kind: Kind::PeerAuthentication, id: p.meta.id.clone() }
             }
@@ -76,19 +80,21 @@ pub enum Kind {
     Pod,
     WorkloadEntry,
     EndpointSlice,
+    DestinationRule,
     PeerAuthentication,
     RequestAuthentication,
     AuthorizationPolicy,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
         Self::Pod,
         Self::WorkloadEntry,
         Self::EndpointSlice,
+        Self::DestinationRule,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
@@ -103,6 +109,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::EndpointSlice => "EndpointSlice",
+            Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
@@ -113,7 +120,7 @@ impl Kind {
     pub fn group(self) -> &'static str {
         match self {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod => "",
-            Self::WorkloadEntry => "networking.istio.io",
+            Self::WorkloadEntry | Self::DestinationRule => "networking.istio.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 "security.istio.io"
@@ -127,7 +134,7 @@ impl Kind {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod | Self::EndpointSlice => {
                 &["v1"]
             }
-            Self::WorkloadEntry => &["v1", "v1beta1", "v1alpha3"],
+            Self::WorkloadEntry | Self::DestinationRule => &["v1", "v1beta1", "v1alpha3"],
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 &["v1", "v1beta1"]
             }
@@ -136,6 +143,12 @@ impl Kind {
 
     pub fn is_policy(self) -> bool {
         matches!(self, Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy)
+    }
+
+    /// Objects of it that cannot be understood are enforced as a closed value (design decision 5); those of other kinds
+    /// are simply not there.
+    pub(crate) fn has_closed_value(self) -> bool {
+        self.is_policy() || self == Self::DestinationRule
     }
 
     pub(crate) fn cluster_scoped(self) -> bool {

@@ -9,7 +9,7 @@ use crate::object::{Kind, Object, ObjectRef};
 use crate::path::At;
 use crate::salvage::Spec;
 use crate::{
-    authorization_policy, endpoint_slice, namespace, peer_authentication, pod, request_authentication,
+    authorization_policy, destination_rule, endpoint_slice, namespace, peer_authentication, pod, request_authentication,
     service, service_account, unimplemented, workload_entry,
 };
 
@@ -81,7 +81,7 @@ fn content(document: &Map<String, Value>, complete: bool, issues: &mut Issues) -
     let Some(metadata) = Metadata::read(kind, document.get("metadata"), issues) else {
         return Content::Unreadable;
     };
-    let reading = if kind.is_policy() {
+    let reading = if kind.has_closed_value() {
         let reading = policy(kind, &metadata, document, complete, issues);
         (Some(reading.object), reading.scope_unknown)
     } else {
@@ -90,7 +90,7 @@ fn content(document: &Map<String, Value>, complete: bool, issues: &mut Issues) -
     match reading {
         (Some(object), _) if !issues.has_errors() => Content::Object(Box::new(object)),
         (closed, scope_unknown) => {
-            let closed = closed.filter(|_| kind.is_policy());
+            let closed = closed.filter(|_| kind.has_closed_value());
             let closed = closed.map(|object| Closed { object: Box::new(object), scope_unknown });
             Content::Invalid { object: metadata.object_ref(kind), closed }
         }
@@ -116,6 +116,7 @@ fn policy(
         Some(spec) => Spec::Value(spec),
     };
     match kind {
+        Kind::DestinationRule => destination_rule::read(metadata, spec, issues),
         Kind::PeerAuthentication => peer_authentication::read(metadata, spec, issues),
         Kind::RequestAuthentication => request_authentication::read(metadata, spec, issues),
         _ => authorization_policy::read(metadata, spec, issues),
@@ -135,7 +136,10 @@ fn other(
         Kind::Pod => pod::read(metadata, document, issues),
         Kind::WorkloadEntry => workload_entry::read(metadata, document, issues),
         Kind::EndpointSlice => endpoint_slice::read(metadata, document, issues),
-        Kind::PeerAuthentication | Kind::RequestAuthentication | Kind::AuthorizationPolicy => None,
+        Kind::DestinationRule
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::AuthorizationPolicy => None,
     }
 }
 

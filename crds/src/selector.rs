@@ -87,11 +87,16 @@ impl Attachments<'_> {
 
 impl WorkloadSelector {
     fn validate(&self, at: &At<'_>, issues: &mut Issues) {
+        if self.match_labels.is_empty() {
+            issues.warning(&at.key("matchLabels"), "no labels: the policy applies to the whole namespace");
+        }
+        self.validate_labels(at, issues);
+    }
+
+    /// Reports what no label can be.
+    pub(crate) fn validate_labels(&self, at: &At<'_>, issues: &mut Issues) {
         let Self { match_labels } = self;
         let at = at.key("matchLabels");
-        if match_labels.is_empty() {
-            issues.warning(&at, "no labels: the policy applies to the whole namespace");
-        }
         if match_labels.len() > MAX_LABELS {
             issues.error(&at, format!("at most {MAX_LABELS} labels are allowed"));
         }

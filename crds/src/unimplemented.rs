@@ -98,8 +98,6 @@ const UNIMPLEMENTED: &[Unimplemented] = &[
         "no gateway forwards its connections"),
     row(GATEWAY_API, "TLSRoute", "tlsroutes", &["v1", "v1alpha3", "v1alpha2"], Access::Narrower,
         "no gateway forwards its connections"),
-    row(NETWORKING, "DestinationRule", "destinationrules", NETWORKING_VERSIONS, Access::Either,
-        "its TLS settings for callers have no effect: inside the mesh mTLS is chosen by what the callee takes, towards other hosts no TLS is added and no certificate checked"),
     row(NETWORKING, "EnvoyFilter", "envoyfilters", &["v1alpha3"], Access::Either,
         "no filter or setting of it reaches Envoy: what such a filter would have refused passes"),
     row(NETWORKING, "Gateway", "gateways", NETWORKING_VERSIONS, Access::Narrower,

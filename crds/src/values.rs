@@ -202,5 +202,29 @@ pub(crate) fn header_text(value: &str) -> bool {
     !value.contains(['\0', '\r', '\n'])
 }
 
+/// A DNS label: letters, digits and `-`, at most 63.
+pub(crate) fn dns_label(value: &str) -> bool {
+    let end = |c: char| c.is_ascii_alphanumeric();
+    !value.is_empty()
+        && value.len() <= 63
+        && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        && value.starts_with(end)
+        && value.ends_with(end)
+}
+
+/// A DNS name whose first label may begin with, or be, `*`. A dot at the end is allowed.
+pub(crate) fn wildcard_domain(value: &str) -> bool {
+    let mut labels = value.split('.');
+    let Some(first) = labels.next().filter(|_| value.len() <= 255) else { return false };
+    let rest: Vec<&str> = labels.collect();
+    let last = rest.len();
+    let first = match first.strip_prefix('*') {
+        Some("") => true,
+        Some(rest) => dns_label(rest.strip_prefix('-').unwrap_or(rest)),
+        None => dns_label(first),
+    };
+    first && rest.iter().enumerate().all(|(i, label)| dns_label(label) || (i + 1 == last && label.is_empty()))
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What the mesh consists of: workloads, services, endpoints and its configuration. Pure; no policy, no Envoy, no I/O.
 
 pub mod config;
+pub mod destination_rule;
 mod path;
 pub mod protocol;
 pub mod service;
@@ -10,6 +11,7 @@ pub use config::{
     ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, InboundMode, IncludeBody, MeshConfig,
     PathNormalization,
 };
+pub use destination_rule::{Client, ClientTls, DestinationRule, DestinationRules, Originate, Subset, TrafficPolicy};
 pub use protocol::Protocol;
 pub use service::{
     Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort, endpoints,

@@ -113,6 +113,11 @@ pub(crate) fn named_ports(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// An object of which nothing is read.
+pub(crate) fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
 /// `matchLabels` of a selector.
 pub(crate) fn match_labels(_: &mut SchemaGenerator) -> Schema {
     let keys = rules(&[

@@ -26,6 +26,7 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::Pod => "pods",
         Kind::WorkloadEntry => "workloadentries",
         Kind::EndpointSlice => "endpointslices",
+        Kind::DestinationRule => "destinationrules",
         Kind::PeerAuthentication => "peerauthentications",
         Kind::RequestAuthentication => "requestauthentications",
         Kind::AuthorizationPolicy => "authorizationpolicies",
@@ -34,7 +35,7 @@ pub(super) fn plural(kind: Kind) -> &'static str {
 
 /// Whether the kind is defined by a CustomResourceDefinition.
 pub(super) fn defined(kind: Kind) -> bool {
-    kind.is_policy() || kind == Kind::WorkloadEntry
+    kind.is_policy() || matches!(kind, Kind::WorkloadEntry | Kind::DestinationRule)
 }
 
 fn shape(kind: Kind) -> &'static Shape {
@@ -42,7 +43,10 @@ fn shape(kind: Kind) -> &'static Shape {
         Kind::Namespace | Kind::ServiceAccount => &slim::METADATA,
         Kind::Pod => &slim::POD,
         Kind::Service | Kind::EndpointSlice | Kind::WorkloadEntry => &slim::SPEC,
-        Kind::PeerAuthentication | Kind::RequestAuthentication | Kind::AuthorizationPolicy => &slim::POLICY,
+        Kind::DestinationRule
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::AuthorizationPolicy => &slim::POLICY,
     }
 }
 

@@ -80,6 +80,8 @@ pub fn rights() -> Vec<Right> {
         Right::required("", &["configmaps"], READ).here().so("the mesh configuration and the mesh's roots"),
         Right::optional("networking.istio.io", &["workloadentries"], FOLLOW)
             .so("workloads outside the cluster; required where the kind is defined"),
+        Right::optional("networking.istio.io", &["destinationrules"], FOLLOW)
+            .so("how services are called; required where the kind is defined"),
         Right::optional("security.istio.io", &POLICY_STATUS, &["get", "patch", "update"])
             .so("telling in each policy's status where it is enforced"),
         Right::optional("events.k8s.io", &["events"], &["create", "patch"])
