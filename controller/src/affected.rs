@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use policy::ObjectName;
 
-use crate::store::{Edit, Store, workload_name};
+use crate::store::{Edit, Store, service_name, workload_name};
 
 /// A set of namespaces that may be all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub(crate) struct Affected {
     pub(crate) workloads: BTreeSet<ObjectName>,
     /// Endpoints, identities and mTLS of these services.
     pub(crate) services: BTreeSet<ObjectName>,
+    /// What clients are told about these services.
+    pub(crate) told: BTreeSet<ObjectName>,
     /// Every encoded resource, because the mesh configuration is part of each.
     pub(crate) mesh: bool,
 }
@@ -69,21 +71,28 @@ impl Affected {
             inbound: Namespaces::All,
             workloads: BTreeSet::new(),
             services: store.services.names().collect(),
+            told: BTreeSet::new(),
             mesh: true,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { policies, inbound, workloads, services, mesh } = self;
-        policies.is_empty() && inbound.is_empty() && workloads.is_empty() && services.is_empty() && !mesh
+        let Self { policies, inbound, workloads, services, told, mesh } = self;
+        policies.is_empty()
+            && inbound.is_empty()
+            && workloads.is_empty()
+            && services.is_empty()
+            && told.is_empty()
+            && !mesh
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
-        let Self { policies, inbound, workloads, services, mesh } = other;
+        let Self { policies, inbound, workloads, services, told, mesh } = other;
         self.policies.merge(policies);
         self.inbound.merge(inbound);
         self.workloads.extend(workloads);
         self.services.extend(services);
+        self.told.extend(told);
         self.mesh |= mesh;
     }
 }
@@ -108,6 +117,19 @@ pub(crate) fn affected(store: &Store, edit: &Edit) -> Affected {
                 ..Affected::default()
             }
         }
+        // Whom a rule concerns is known only by looking it up for every client; here: which services.
+        Edit::DestinationRule { old, new } => {
+            let named = |service: &&Arc<mesh::Service>| {
+                let hostname = service.hostname.to_ascii_lowercase();
+                old.iter().chain(new).any(|rule| rule.names(&hostname))
+            };
+            let services = store.services.iter().filter(named).map(|service| service_name(service));
+            let told = services.collect();
+            // Clients may be selected that were not, and the other way round.
+            let selecting = old.iter().chain(new).find(|rule| rule.selector.is_some());
+            let clients = selecting.map(|rule| Namespaces::one(rule.namespace.clone()));
+            Affected { told, inbound: clients.unwrap_or_default(), ..Affected::default() }
+        }
         Edit::Slice(services) => Affected { services: services.clone(), ..Affected::default() },
     }
 }
@@ -117,7 +139,11 @@ fn policy(store: &Store, namespace: &Arc<str>, mtls: bool) -> Affected {
     let services = match (mtls, root) {
         (false, _) => BTreeSet::new(),
         (true, true) => store.services.names().collect(),
-        (true, false) => store.workloads_in(namespace).flat_map(|w| store.services_around(w)).collect(),
+        (true, false) => {
+            let own = store.services.namespace(namespace).map(|service| service_name(service));
+            let around = store.workloads_in(namespace).flat_map(|w| store.services_around(w));
+            own.chain(around).collect()
+        }
     };
     let policies = if root { Namespaces::All } else { Namespaces::one(namespace.clone()) };
     Affected { policies, services, ..Affected::default() }

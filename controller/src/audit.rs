@@ -149,7 +149,8 @@ pub(crate) fn compiled(object: &Object) -> Option<String> {
         | Object::ServiceAccount(_)
         | Object::Service(_)
         | Object::Workload(_)
-        | Object::EndpointSlice(_) => return None,
+        | Object::EndpointSlice(_)
+        | Object::DestinationRule(_) => return None,
     }
     Some(digest(&object))
 }

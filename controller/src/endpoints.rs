@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh::{Endpoint, Service, Workload};
 use policy::{MtlsMode, ObjectName};
-use xds::build::{OutboundEndpoint, OutboundPort, OutboundService};
+use xds::build::{OutboundEndpoint, OutboundPort, OutboundService, PortTls};
 
 use crate::effective::Effective;
 use crate::store::{Store, service_name};
@@ -22,6 +22,10 @@ pub(crate) fn outbound_service(
     let at = |address| store.workload_at(address).cloned();
     let identities: BTreeSet<String> = members(store, service).iter().map(|w| identity(store, w)).collect();
     let identities: Vec<String> = identities.into_iter().collect();
+    // As far as clients know, a namespace takes mTLS or not; what single workloads say is known of endpoints only.
+    let nobody = std::collections::BTreeMap::new();
+    let namespace = effective.get(&store.policies, &service.namespace, &nobody);
+    let tls = if namespace.mtls.mode == MtlsMode::Disable { PortTls::Plaintext } else { PortTls::Auto };
     let mut ports = Vec::with_capacity(service.ports.len());
     for port in &service.ports {
         let candidates = store.workloads_in(&service.namespace);
@@ -33,7 +37,8 @@ pub(crate) fn outbound_service(
                 mutual_tls: workload.is_some_and(|w| mutual_tls(store, effective, &w, port)),
             })
             .collect();
-        ports.push(OutboundPort { port: port.clone(), endpoints, identities: identities.clone() });
+        let (port, identities, tls) = (port.clone(), identities.clone(), tls.clone());
+        ports.push(OutboundPort { port, endpoints, identities, tls });
     }
     OutboundService { service: service.clone(), ports }
 }

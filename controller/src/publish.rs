@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::{MeshConfig, Workload, WorkloadKind};
+use mesh::{Client, MeshConfig, Workload, WorkloadKind};
 use policy::{EffectivePolicy, MtlsMode, ObjectName};
 use tokio::sync::watch;
 use xds::build::{self, Inbound, Outbound, OutboundService, Provider, ProxyShape, SharedShape};
@@ -84,8 +84,12 @@ pub(crate) struct SlotKey {
 struct Slot {
     sender: watch::Sender<Arc<Snapshot>>,
     group: Arc<Group>,
+    /// Which DestinationRules count for it.
+    client: Client,
     /// Outbound side of a proxy without capture.
     private: Option<Private>,
+    /// What it shares with others.
+    shared: Tables,
     /// Own resources, `private` among them.
     own: Tables,
     /// The generation that last changed each type for these proxies.
@@ -190,7 +194,9 @@ impl Publisher {
         let group = group.map_err(|_| Refusal::Failed(key.workload.clone()))?;
         let sender = watch::Sender::new(Arc::new(Snapshot::new(self.generation)));
         let own = group.tables.clone();
-        let mut slot = Slot { sender, group, private: None, own, changed: [self.generation; 5] };
+        let client = self.store.destination_rules.client(&subject.namespace, &subject.labels);
+        let (shared, changed) = (Tables::default(), [self.generation; 5]);
+        let mut slot = Slot { sender, group, client, private: None, shared, own, changed };
         self.publish(key, &subject, &mut slot);
         let receiver = slot.sender.subscribe();
         self.slots.insert(key.clone(), slot);
@@ -218,12 +224,16 @@ impl Publisher {
         self.slots.retain(|_, slot| slot.sender.receiver_count() > 0);
         self.groups.sweep();
         let mut shapes: HashSet<SharedShape> = HashSet::new();
-        let mut used: HashSet<(Arc<str>, SharedShape)> = HashSet::new();
-        for key in self.slots.keys() {
+        let mut used: HashMap<&Client, HashSet<SharedShape>> = HashMap::new();
+        for (key, slot) in &self.slots {
             shapes.insert(key.shape.shared());
-            used.insert((key.workload.namespace.clone(), key.shape.shared()));
+            used.entry(&slot.client).or_default().insert(key.shape.shared());
         }
-        self.services.retain(|ns, shape| used.contains(&(ns.into(), shape)), |shape| shapes.contains(&shape));
+        self.services.retain(
+            |client, shape| used.get(client).is_some_and(|shapes| shapes.contains(&shape)),
+            |client| used.contains_key(client),
+            |shape| shapes.contains(&shape),
+        );
         let connected: HashSet<&ObjectName> = self.slots.keys().map(|key| &key.workload).collect();
         self.failures.0.retain(|failure, _| match failure {
             Failure::Service(_) | Failure::Outbound(_) => true,
@@ -254,6 +264,7 @@ impl Publisher {
         for id in &affected.services {
             services.update(id, store, effective, affected.mesh, &mut context);
         }
+        services.tell(affected.services.union(&affected.told), store, &mut context);
         let changed = services.version != before || affected.mesh;
         if changed {
             services.rebuild(&mut context);
@@ -348,7 +359,8 @@ impl Publisher {
     fn publish(&mut self, key: &SlotKey, workload: &Workload, slot: &mut Slot) -> bool {
         let Self { store, services, interner, failures, generation, builders, .. } = self;
         let mut context = Context { builders: *builders, mesh: &store.mesh, interner, failures };
-        let shared = services.shared(&key.workload.namespace, key.shape.shared(), &mut context);
+        slot.client = store.destination_rules.client(&workload.namespace, &workload.labels);
+        let shared = services.shared(&slot.client, key.shape.shared(), store, &mut context);
         let own = if key.shape.captured() {
             slot.group.tables.clone()
         } else {
@@ -358,10 +370,12 @@ impl Publisher {
         };
         // Another group may hold equal content under another pointer.
         keep_equal(&mut slot.own, own);
+        // So may another client.
+        keep_equal(&mut slot.shared, shared);
         let mut snapshot = Snapshot::new(*generation);
         for kind in ResourceType::ALL {
             let layers = snapshot.of_mut(kind);
-            layers.shared = shared[kind as usize].clone();
+            layers.shared = slot.shared[kind as usize].clone();
             layers.own = slot.own[kind as usize].clone();
         }
         slot.sender.send_if_modified(|current| {

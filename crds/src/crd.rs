@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::Kind;
 use crate::spec::{
-    AuthorizationPolicySpec, DestinationRuleSpec, PeerAuthenticationSpec, RequestAuthenticationSpec, WorkloadEntrySpec,
+    AuthorizationPolicySpec, DestinationRuleSpec, PeerAuthenticationSpec, RequestAuthenticationSpec,
+    WorkloadEntrySpec,
 };
 use structural::structural;
 

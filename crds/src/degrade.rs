@@ -101,7 +101,9 @@ pub(crate) fn destination_rule(mut rule: mesh::DestinationRule, issues: &Issues)
     }
     // A field that is not known may have been a misspelt one of these.
     let unknown_field = issues.errors().any(|issue| match issue.path.0.as_slice() {
-        [Segment::Key(spec), Segment::Key(field)] => spec == "spec" && !DESTINATION_RULE.contains(&field.as_str()),
+        [Segment::Key(spec), Segment::Key(field)] => {
+            spec == "spec" && !DESTINATION_RULE.contains(&field.as_str())
+        }
         [Segment::Key(_)] | [] => true,
         _ => false,
     });

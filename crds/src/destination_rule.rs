@@ -253,12 +253,9 @@ fn read_policy(
 }
 
 /// Whether any of them is given.
-fn without_effect(
-    fields: &[(&str, &Option<Map<String, Value>>)],
-    at: &At<'_>,
-    issues: &mut Issues,
-) -> bool {
-    let given: Vec<&str> = fields.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect();
+fn without_effect(fields: &[(&str, &Option<Map<String, Value>>)], at: &At<'_>, issues: &mut Issues) -> bool {
+    let given: Vec<&str> =
+        fields.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect();
     for name in &given {
         issues.warning(&at.key(name), "has no effect here");
     }
@@ -280,7 +277,10 @@ fn read_subsets(
         let at = at.index(index);
         let Subset { name, labels, traffic_policy } = subset;
         if !values::dns_label(&name) {
-            issues.error(&at.key("name"), format!("`{name}` is not a name (letters, digits and -, at most 63)"));
+            issues.error(
+                &at.key("name"),
+                format!("`{name}` is not a name (letters, digits and -, at most 63)"),
+            );
         }
         if !names.insert(name.clone()) {
             issues.error(&at.key("name"), format!("`{name}` is given twice"));

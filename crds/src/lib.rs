@@ -52,7 +52,8 @@ pub mod spec {
         Action, AuthorizationPolicySpec, Condition, From, Operation, Provider, Rule, Source, To,
     };
     pub use crate::destination_rule::{
-        ClientTlsSettings, DestinationRuleSpec, PortSelector, PortTrafficPolicy, Subset, TlsMode, TrafficPolicy,
+        ClientTlsSettings, DestinationRuleSpec, PortSelector, PortTrafficPolicy, Subset, TlsMode,
+        TrafficPolicy,
     };
     pub use crate::endpoint_slice::EndpointSliceDocument;
     pub use crate::peer_authentication::{Mode, MutualTls, PeerAuthenticationSpec};

@@ -9,8 +9,8 @@ use crate::object::{Kind, Object, ObjectRef};
 use crate::path::At;
 use crate::salvage::Spec;
 use crate::{
-    authorization_policy, destination_rule, endpoint_slice, namespace, peer_authentication, pod, request_authentication,
-    service, service_account, unimplemented, workload_entry,
+    authorization_policy, destination_rule, endpoint_slice, namespace, peer_authentication, pod,
+    request_authentication, service, service_account, unimplemented, workload_entry,
 };
 
 /// What a document turned out to be.

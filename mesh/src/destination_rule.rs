@@ -254,7 +254,8 @@ impl Namespace {
         accepts: &dyn Fn(&DestinationRule) -> bool,
     ) -> Option<Option<&Arc<DestinationRule>>> {
         let matching = self.wildcards.iter().filter(|host| hostname.ends_with(&host[1..]));
-        let candidates = self.by_host.get(hostname).into_iter().chain(matching.filter_map(|h| self.by_host.get(h)));
+        let candidates =
+            self.by_host.get(hostname).into_iter().chain(matching.filter_map(|h| self.by_host.get(h)));
         for rules in candidates {
             let rules: Vec<&Arc<DestinationRule>> = rules.iter().filter(|rule| accepts(rule)).collect();
             let Some(first) = rules.first() else { continue };

@@ -11,7 +11,9 @@ pub use config::{
     ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, InboundMode, IncludeBody, MeshConfig,
     PathNormalization,
 };
-pub use destination_rule::{Client, ClientTls, DestinationRule, DestinationRules, Originate, Subset, TrafficPolicy};
+pub use destination_rule::{
+    Client, ClientTls, DestinationRule, DestinationRules, Originate, Subset, TrafficPolicy,
+};
 pub use protocol::Protocol;
 pub use service::{
     Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort, endpoints,

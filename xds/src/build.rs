@@ -26,7 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::{ExtAuthz, ExtensionProvider, InboundPort, MeshConfig, Protocol, Service, ServicePort, Workload};
+use mesh::{
+    ClientTls, ExtAuthz, ExtensionProvider, InboundPort, MeshConfig, Protocol, Service, ServicePort, Workload,
+};
 use policy::EffectivePolicy;
 
 pub use envoy_static::{Static, StaticPort, envoy_static};
@@ -73,6 +75,19 @@ pub struct OutboundPort {
     /// SPIFFE IDs (`spiffe://…`) that may answer for the service (semantics §3.5); trust-domain aliases are added
     /// here. Empty means unknown: then no certificate is good enough. Any order, duplicates allowed.
     pub identities: Vec<String>,
+    pub tls: PortTls,
+}
+
+/// How clients speak to a service port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PortTls {
+    /// Mesh mTLS to endpoints that take it, plaintext to others; always plaintext where the mesh configuration says so.
+    #[default]
+    Auto,
+    /// Plaintext: the service's namespace takes no mTLS, or it is outside of the mesh.
+    Plaintext,
+    /// What a DestinationRule says.
+    Told(ClientTls),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

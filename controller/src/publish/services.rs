@@ -1,10 +1,13 @@
 //! What all proxies share: every service as clients see it, encoded once per [`SharedShape`], and the outbound listeners
-//! and routes of each namespace. Knows nothing of policies but whether an endpoint speaks mTLS.
+//! and routes of each namespace. Knows nothing of policies but whether an endpoint speaks mTLS. What DestinationRules tell
+//! some clients is encoded once per distinct outcome, and clients that are told the same share tables.
+
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh::MeshConfig;
+use mesh::{Client, MeshConfig};
 use policy::ObjectName;
 use xds::build::{self, Outbound, OutboundService, ProxyShape, SharedShape};
 
@@ -14,15 +17,20 @@ use crate::effective::Effective;
 use crate::endpoints::outbound_service;
 use crate::guard::guarded;
 use crate::store::Store;
+use told::{Told, View, Views};
 
 /// All services, encoded.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     known: BTreeMap<ObjectName, Known>,
-    /// Tables of all services per shape in use.
+    /// What clients in use are told.
+    views: Views,
+    /// Tables of all services per shape in use, for clients that are told nothing.
     tables: HashMap<SharedShape, Tables>,
-    /// Those tables with a namespace's listeners and routes, per namespace and shape in use (captured proxies only).
-    namespaces: HashMap<(Arc<str>, SharedShape), Tables>,
+    /// The same for each view in use.
+    told: HashMap<(View, SharedShape), Tables>,
+    /// Those tables with a namespace's listeners and routes, per client and shape in use (captured proxies only).
+    clients: HashMap<(Client, SharedShape), Tables>,
     /// Grows when any service changed; what was made from an older one is stale.
     pub(crate) version: u64,
 }
@@ -30,8 +38,8 @@ pub(crate) struct Services {
 #[derive(Debug)]
 struct Known {
     seen: OutboundService,
-    /// Per shape in use; made from `seen` unless the builder failed.
-    encoded: HashMap<SharedShape, Encoded>,
+    /// Per shape in use and what clients are told; made from `seen` unless the builder failed.
+    encoded: HashMap<(SharedShape, Told), Encoded>,
 }
 
 /// What translation needs besides the services.
@@ -75,17 +83,48 @@ impl Services {
         }
         self.version += 1;
         context.failures.clear(&failure);
-        for shape in shapes {
-            self.encode(id, shape, context);
+        let mut wanted: Vec<(SharedShape, Told)> =
+            self.known.get(id).into_iter().flat_map(|known| known.encoded.keys().cloned()).collect();
+        for key in shapes.into_iter().map(|shape| (shape, Told::default())) {
+            if !wanted.contains(&key) {
+                wanted.push(key);
+            }
+        }
+        for (shape, told) in wanted {
+            self.encode(id, shape, &told, context);
         }
     }
 
-    fn encode(&mut self, id: &ObjectName, shape: SharedShape, context: &mut Context<'_>) {
+    /// Looks anew at what clients are told of these services.
+    pub(crate) fn tell<'a>(
+        &mut self,
+        ids: impl Iterator<Item = &'a ObjectName> + Clone,
+        store: &Store,
+        context: &mut Context<'_>,
+    ) {
+        for (id, told) in self.views.update(ids, store) {
+            self.version += 1;
+            let shapes: Vec<SharedShape> = self.tables.keys().copied().collect();
+            for shape in shapes {
+                self.encode_once(&id, shape, &told, context);
+            }
+        }
+    }
+
+    fn encode_once(&mut self, id: &ObjectName, shape: SharedShape, told: &Told, context: &mut Context<'_>) {
+        let Some(known) = self.known.get(id) else { return };
+        if !known.encoded.contains_key(&(shape, told.clone())) {
+            self.encode(id, shape, told, context);
+        }
+    }
+
+    fn encode(&mut self, id: &ObjectName, shape: SharedShape, told: &Told, context: &mut Context<'_>) {
         let Some(known) = self.known.get_mut(id) else { return };
         let failure = Failure::Service(id.clone());
-        match guarded(&failure, || (context.builders.service)(context.mesh, &known.seen, shape)) {
+        let seen = told::said(&known.seen, told);
+        match guarded(&failure, || (context.builders.service)(context.mesh, &seen, shape)) {
             Ok(encoded) => {
-                known.encoded.insert(shape, context.interner.share_all(encoded));
+                known.encoded.insert((shape, told.clone()), context.interner.share_all(encoded));
             }
             Err(panicked) => context.failures.set(failure, panicked),
         }
@@ -97,33 +136,60 @@ impl Services {
         for shape in shapes {
             self.rebuild_shape(shape);
         }
-        let namespaces: Vec<_> = self.namespaces.keys().cloned().collect();
-        for (namespace, shape) in namespaces {
-            self.rebuild_namespace(&namespace, shape, context);
+        let shapes: Vec<SharedShape> = self.tables.keys().copied().collect();
+        for view in self.views.distinct().iter().filter(|view| !view.is_empty()) {
+            for shape in &shapes {
+                self.rebuild_view(view, *shape);
+            }
+        }
+        let clients: Vec<_> = self.clients.keys().cloned().collect();
+        for (client, shape) in clients {
+            self.rebuild_client(&client, shape, context);
         }
     }
 
     fn rebuild_shape(&mut self, shape: SharedShape) {
-        let all = self.known.values().filter_map(|known| known.encoded.get(&shape)).flatten();
+        let key = (shape, Told::default());
+        let all = self.known.values().filter_map(|known| known.encoded.get(&key)).flatten();
         let new = tables(all, self.tables.get(&shape).unwrap_or(&Tables::default()));
         self.tables.insert(shape, new);
     }
 
-    fn rebuild_namespace(&mut self, namespace: &Arc<str>, shape: SharedShape, context: &mut Context<'_>) {
-        // Captured proxies of a namespace and shared shape differ in nothing that their outbound side depends on.
+    /// The tables of the shape, with what is different for clients of this view.
+    fn rebuild_view(&mut self, view: &View, shape: SharedShape) {
+        let key = (view.clone(), shape);
+        let mut base = self.tables[&shape].clone();
+        let mut different = Encoded::new();
+        for (id, told) in view.iter() {
+            let Some(known) = self.known.get(id) else { continue };
+            match known.encoded.get(&(shape, told.clone())) {
+                Some(encoded) => different.extend(encoded.iter().cloned()),
+                // By a bug it could not be made. What others are told is not for these clients: they do not call it.
+                None => without(&mut base, known.encoded.get(&(shape, Told::default()))),
+            }
+        }
+        let old = self.told.get(&key).cloned().unwrap_or_default();
+        self.told.insert(key, overlaid(&base, &different, &old));
+    }
+
+    /// The tables of all services as a client sees them.
+    fn seen_by(&self, client: &Client, shape: SharedShape) -> &Tables {
+        let view = self.views.of(client).filter(|view| !view.is_empty());
+        view.and_then(|view| self.told.get(&(view.clone(), shape))).unwrap_or(&self.tables[&shape])
+    }
+
+    fn rebuild_client(&mut self, client: &Client, shape: SharedShape, context: &mut Context<'_>) {
+        // Captured proxies of a namespace and shared shape differ in nothing else that their outbound side depends on.
         let proxy = ProxyShape { capture: build::Capture::Nft, inline_policy: false, ipv6: shape.ipv6 };
-        let old = self.namespaces.get(&(namespace.clone(), shape)).cloned().unwrap_or_default();
-        let failure = Failure::Outbound(namespace.clone());
-        match self.outbound(&failure, namespace, &[], &proxy, context) {
-            Some(encoded) => {
-                let new = overlaid(&self.tables[&shape], &encoded, &old);
-                self.namespaces.insert((namespace.clone(), shape), new);
-            }
-            None => {
-                // No listeners is what a proxy starts with; the services' clusters harm nobody.
-                let base = self.tables[&shape].clone();
-                self.namespaces.entry((namespace.clone(), shape)).or_insert(base);
-            }
+        let key = (client.clone(), shape);
+        let old = self.clients.get(&key).cloned().unwrap_or_default();
+        let failure = Failure::Outbound(client.namespace.clone());
+        let outbound = self.outbound(&failure, &client.namespace, &[], &proxy, context);
+        let base = self.seen_by(client, shape).clone();
+        match outbound {
+            Some(encoded) => drop(self.clients.insert(key, overlaid(&base, &encoded, &old))),
+            // No listeners is what a proxy starts with; the services' clusters harm nobody.
+            None => drop(self.clients.entry(key).or_insert(base)),
         }
     }
 
@@ -150,40 +216,62 @@ impl Services {
         }
     }
 
-    /// The tables that a proxy of this namespace and shape shares with others; made on first use.
+    /// The tables that a proxy of this client and shape shares with others; made on first use.
     pub(crate) fn shared(
         &mut self,
-        namespace: &Arc<str>,
+        client: &Client,
         shape: SharedShape,
+        store: &Store,
         context: &mut Context<'_>,
     ) -> Tables {
         if !self.tables.contains_key(&shape) {
             let ids: Vec<ObjectName> = self.known.keys().cloned().collect();
             for id in ids {
-                self.encode(&id, shape, context);
+                self.encode(&id, shape, &Told::default(), context);
             }
             self.rebuild_shape(shape);
         }
+        let view = self.views.get(client, store);
+        let key = (view, shape);
+        if !key.0.is_empty() && !self.told.contains_key(&key) {
+            for (id, told) in key.0.iter() {
+                self.encode_once(id, shape, told, context);
+            }
+            self.rebuild_view(&key.0, shape);
+        }
         if !shape.captured {
-            return self.tables[&shape].clone();
+            return self.seen_by(client, shape).clone();
         }
-        let key = (namespace.clone(), shape);
-        if !self.namespaces.contains_key(&key) {
-            self.rebuild_namespace(namespace, shape, context);
+        let key = (client.clone(), shape);
+        if !self.clients.contains_key(&key) {
+            self.rebuild_client(client, shape, context);
         }
-        self.namespaces[&key].clone()
+        self.clients[&key].clone()
     }
 
-    /// Forgets shapes and namespaces that no proxy uses any more.
+    /// Forgets shapes and clients that no proxy uses any more.
     pub(crate) fn retain(
         &mut self,
-        used: impl Fn(&str, SharedShape) -> bool,
+        used: impl Fn(&Client, SharedShape) -> bool,
+        clients: impl Fn(&Client) -> bool,
         shapes: impl Fn(SharedShape) -> bool,
     ) {
-        self.namespaces.retain(|(namespace, shape), _| used(namespace, *shape));
+        self.clients.retain(|(client, shape), _| used(client, *shape));
         self.tables.retain(|shape, _| shapes(*shape));
-        for known in self.known.values_mut() {
-            known.encoded.retain(|shape, _| shapes(*shape));
+        self.views.retain(clients);
+        let views = self.views.distinct();
+        self.told.retain(|(view, shape), _| shapes(*shape) && views.contains(view));
+        for (id, known) in &mut self.known {
+            known.encoded.retain(|(shape, told), _| {
+                shapes(*shape) && (told.is_empty() || views.iter().any(|view| view.get(id) == Some(told)))
+            });
         }
+    }
+}
+
+/// Takes a service out of tables.
+fn without(tables: &mut Tables, service: Option<&Encoded>) {
+    for (kind, resource) in service.into_iter().flatten() {
+        Arc::make_mut(&mut tables[*kind as usize]).remove(&resource.name);
     }
 }

@@ -207,7 +207,11 @@ impl Concerned {
                     self.workloads.extend(old.iter().chain(new).map(|workload| workload_name(workload)));
                 }
             }
-            Edit::Nothing | Edit::Policy { .. } | Edit::Service(_) | Edit::Slice(_) => {}
+            Edit::Nothing
+            | Edit::Policy { .. }
+            | Edit::Service(_)
+            | Edit::DestinationRule { .. }
+            | Edit::Slice(_) => {}
         }
     }
 }

@@ -100,7 +100,8 @@ impl ClientTlsSettings {
             if files.iter().any(|path| !path.is_empty()) {
                 issues.error(&at.key("credentialName"), "cannot be given together with paths of files");
             }
-            let ignored = if context.selector { "" } else { ", with Istio neither without a workloadSelector" };
+            let ignored =
+                if context.selector { "" } else { ", with Istio neither without a workloadSelector" };
             issues.warning(
                 &at.key("credentialName"),
                 format!("sidecars get no Secrets here{ignored}: they do not connect to this host at all"),

@@ -64,7 +64,8 @@ const HOST: &str = "reviews.prod.svc.cluster.local";
 
 #[test]
 fn the_clients_namespace_comes_before_the_services_and_the_root_last() {
-    let (own, service, root) = (rule("web", "own", HOST), rule("prod", "service", HOST), rule(ROOT, "root", "*.local"));
+    let (own, service, root) =
+        (rule("web", "own", HOST), rule("prod", "service", HOST), rule(ROOT, "root", "*.local"));
     let rules = [own, service, root];
     for (rules, client, expected) in [
         (&rules[..], "web", Some("own")),
@@ -100,7 +101,11 @@ fn export_to_says_whose_clients_see_a_rule() {
         // Not even its own namespace, then.
         (&["web"], "prod", None),
     ] {
-        assert_eq!(counts(&[service(namespaces)], client, "x").as_deref(), expected, "{namespaces:?} {client}");
+        assert_eq!(
+            counts(&[service(namespaces)], client, "x").as_deref(),
+            expected,
+            "{namespaces:?} {client}"
+        );
     }
     // What a client cannot see hides nothing from it.
     let wide = rule("prod", "wide", "*.prod.svc.cluster.local");
@@ -185,12 +190,16 @@ fn a_subset_overlays_the_rule() {
 fn what_is_removed_counts_no_more() {
     let mut rules = all(&[rule("prod", "a", HOST), rule("prod", "b", "*.local")]);
     let client = rules.client(&"web".into(), &BTreeMap::new());
-    let counts = |rules: &DestinationRules| rules.policy(&client, "prod", HOST, ROOT).map(|(_, r)| r.name.to_string());
+    let counts =
+        |rules: &DestinationRules| rules.policy(&client, "prod", HOST, ROOT).map(|(_, r)| r.name.to_string());
     assert_eq!(counts(&rules).as_deref(), Some("a"));
     // It moves to another host.
     rules.set(&"prod".into(), &"a".into(), Some(Arc::new(rule("prod", "a", "other"))));
     assert_eq!(counts(&rules).as_deref(), Some("b"));
-    assert_eq!(rules.set(&"prod".into(), &"b".into(), None).map(|rule| rule.name.to_string()).as_deref(), Some("b"));
+    assert_eq!(
+        rules.set(&"prod".into(), &"b".into(), None).map(|rule| rule.name.to_string()).as_deref(),
+        Some("b")
+    );
     assert_eq!(counts(&rules), None);
     rules.set(&"prod".into(), &"a".into(), None);
     assert_eq!(rules, DestinationRules::default());

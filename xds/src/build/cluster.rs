@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh::{InboundMode, MeshConfig, Protocol};
+use mesh::{ClientTls, InboundMode, MeshConfig, Originate, Protocol};
 
 use super::encode::{any, one_field};
 use super::pb::cluster::cluster::{
@@ -11,6 +11,7 @@ use super::pb::cluster::cluster::{
 use super::pb::cluster::{CircuitBreakers, Cluster, circuit_breakers::Thresholds};
 use super::pb::core::{
     Address, BindConfig, ExtraSourceAddress, Http1ProtocolOptions, Http2ProtocolOptions, SocketAddress,
+    UpstreamHttpProtocolOptions,
 };
 use super::pb::upstream_http::HttpProtocolOptions;
 use super::pb::upstream_http::http_protocol_options::{
@@ -19,7 +20,7 @@ use super::pb::upstream_http::http_protocol_options::{
 };
 use super::pb::{ads, core, endpoint, ip_socket, millis, pipe, socket, u32_value};
 use super::shape::{AppAddress, Capture};
-use super::{OutboundPort, tls};
+use super::{OutboundPort, PortTls, tls};
 
 pub(crate) const PASSTHROUGH: &str = "PassthroughCluster";
 pub(crate) const BLACKHOLE: &str = "BlackHoleCluster";
@@ -48,12 +49,12 @@ pub(crate) fn app(mesh: &MeshConfig, capture: &Capture, port: u16, protocol: Pro
         InboundMode::Passthrough => original_dst(inbound_name(port), capture),
         InboundMode::Localhost => fixed(inbound_name(port), Some(socket("127.0.0.1", port))),
     };
-    with_protocol(cluster, protocol)
+    with_protocol(cluster, protocol, None)
 }
 
 /// Every other port of a redirected workload.
 pub(crate) fn inbound_passthrough(capture: &Capture) -> Cluster {
-    with_protocol(original_dst(INBOUND_PASSTHROUGH.to_owned(), capture), Protocol::Auto)
+    with_protocol(original_dst(INBOUND_PASSTHROUGH.to_owned(), capture), Protocol::Auto, None)
 }
 
 /// A port of a workload whose proxy binds it itself. `None`: the application cannot be reached without a loop.
@@ -74,12 +75,12 @@ pub(crate) fn bound_app(port: u16, protocol: Protocol, app: Option<&AppAddress>)
             }
         }
     };
-    with_protocol(cluster, protocol)
+    with_protocol(cluster, protocol, None)
 }
 
 /// Wherever the client wanted to go, unencrypted.
 pub(crate) fn passthrough() -> Cluster {
-    with_protocol(original_dst(PASSTHROUGH.to_owned(), &Capture::Nft), Protocol::Auto)
+    with_protocol(original_dst(PASSTHROUGH.to_owned(), &Capture::Nft), Protocol::Auto, None)
 }
 
 /// A cluster without endpoints.
@@ -100,24 +101,8 @@ pub(crate) fn sniffed_http(mesh: &MeshConfig, hostname: &str, port: &OutboundPor
 
 fn eds(mesh: &MeshConfig, hostname: &str, port: &OutboundPort, name: String, protocol: Protocol) -> Cluster {
     let number = port.port.port;
-    let transport_socket_matches = if mesh.enable_auto_mtls {
-        let sni = format!("outbound_.{number}_._.{hostname}");
-        let identities = identities(mesh, &port.identities);
-        vec![
-            TransportSocketMatch {
-                name: "tlsMode-istio".to_owned(),
-                r#match: Some(one_field(TLS_MODE.0, TLS_MODE.1)),
-                transport_socket: Some(tls::upstream(mesh, &sni, protocol, &identities)),
-            },
-            TransportSocketMatch {
-                name: "tlsMode-disabled".to_owned(),
-                r#match: Some(Default::default()),
-                transport_socket: Some(tls::raw_buffer()),
-            },
-        ]
-    } else {
-        Vec::new()
-    };
+    let Security { transport_socket_matches, transport_socket, http, metadata } =
+        security(mesh, hostname, port, protocol);
     let cluster = Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
         eds_cluster_config: Some(EdsClusterConfig {
@@ -126,9 +111,81 @@ fn eds(mesh: &MeshConfig, hostname: &str, port: &OutboundPort, name: String, pro
         }),
         lb_policy: LbPolicy::LeastRequest as i32,
         transport_socket_matches,
+        transport_socket,
+        metadata,
         ..base(name)
     };
-    with_protocol(cluster, protocol)
+    with_protocol(cluster, protocol, http)
+}
+
+/// The parts of a cluster that say how its endpoints are spoken to.
+#[derive(Default)]
+struct Security {
+    transport_socket_matches: Vec<TransportSocketMatch>,
+    transport_socket: Option<core::TransportSocket>,
+    /// What is taken from each request.
+    http: Option<UpstreamHttpProtocolOptions>,
+    metadata: Option<core::Metadata>,
+}
+
+/// Semantics §3.5, row by row. Headless services have clusters like all others here, so that their row is not needed.
+fn security(mesh: &MeshConfig, hostname: &str, port: &OutboundPort, protocol: Protocol) -> Security {
+    let own_sni = || format!("outbound_.{}_._.{hostname}", port.port.port);
+    let mutual = |sni: &str, names: &[String]| {
+        if names.is_empty() {
+            tls::upstream(mesh, sni, protocol, &identities(mesh, &port.identities))
+        } else {
+            tls::upstream_to(mesh, sni, protocol, names)
+        }
+    };
+    match &port.tls {
+        PortTls::Auto if mesh.enable_auto_mtls => Security {
+            transport_socket_matches: vec![
+                TransportSocketMatch {
+                    name: "tlsMode-istio".to_owned(),
+                    r#match: Some(one_field(TLS_MODE.0, TLS_MODE.1)),
+                    transport_socket: Some(mutual(&own_sni(), &[])),
+                },
+                TransportSocketMatch {
+                    name: "tlsMode-disabled".to_owned(),
+                    r#match: Some(Default::default()),
+                    transport_socket: Some(tls::raw_buffer()),
+                },
+            ],
+            ..Security::default()
+        },
+        PortTls::Auto | PortTls::Plaintext | PortTls::Told(ClientTls::Disable) => Security::default(),
+        PortTls::Told(ClientTls::IstioMutual { sni, subject_alt_names }) => {
+            let sni = if sni.is_empty() { own_sni() } else { sni.clone() };
+            Security { transport_socket: Some(mutual(&sni, subject_alt_names)), ..Security::default() }
+        }
+        PortTls::Told(ClientTls::Originate(originate)) => Security {
+            transport_socket: Some(tls::originate(originate, protocol)),
+            http: from_request(originate),
+            metadata: Some(keep_alpn()),
+            ..Security::default()
+        },
+        // It has no endpoints either; no certificate would be good enough.
+        PortTls::Told(ClientTls::Refuse) => Security {
+            transport_socket: Some(tls::upstream(mesh, &own_sni(), protocol, &[])),
+            ..Security::default()
+        },
+    }
+}
+
+/// The host that is asked for becomes the SNI, and the name in the certificate, where the rule names none.
+fn from_request(originate: &Originate) -> Option<UpstreamHttpProtocolOptions> {
+    let auto_sni = originate.sni.is_empty();
+    let auto_san_validation = auto_sni && originate.verify && originate.subject_alt_names.is_empty();
+    auto_sni.then(|| UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, ..Default::default() })
+}
+
+/// Read by Istio's ALPN filter: the server is none of the mesh.
+fn keep_alpn() -> core::Metadata {
+    core::Metadata {
+        filter_metadata: [("istio".to_owned(), one_field("alpn_override", "false"))].into(),
+        ..Default::default()
+    }
 }
 
 /// Every identity in the trust domain and its aliases, sorted; one of a foreign trust domain stays as it is.
@@ -209,21 +266,33 @@ fn marked_source() -> BindConfig {
     }
 }
 
-fn with_protocol(mut cluster: Cluster, protocol: Protocol) -> Cluster {
+/// `http`: what is taken from each request, where the port has requests.
+fn with_protocol(
+    mut cluster: Cluster,
+    protocol: Protocol,
+    http: Option<UpstreamHttpProtocolOptions>,
+) -> Cluster {
     let http1 = Some(Http1ProtocolOptions::default());
     let http2 = Some(Http2ProtocolOptions::default());
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) })
+    };
     let options = match protocol {
-        Protocol::Http | Protocol::Tcp => return cluster,
-        Protocol::Http2 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: http2.map(ProtocolConfig::Http2ProtocolOptions),
-        }),
+        Protocol::Tcp => return cluster,
+        Protocol::Http if http.is_none() => return cluster,
+        Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
+        Protocol::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
         Protocol::Auto => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: http1,
             http2_protocol_options: http2,
             ..Default::default()
         }),
     };
-    let options = HttpProtocolOptions { upstream_protocol_options: Some(options), ..Default::default() };
+    let options = HttpProtocolOptions {
+        upstream_http_protocol_options: http,
+        upstream_protocol_options: Some(options),
+        ..Default::default()
+    };
     let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     cluster.typed_extension_protocol_options = [(key.to_owned(), any(&options))].into();
     cluster

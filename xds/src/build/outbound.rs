@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
     FilterStateValue, filter_state_value,
 };
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
-use mesh::{MeshConfig, Protocol};
+use mesh::{ClientTls, MeshConfig, Protocol};
 
 use super::chains::{PLAIN_HTTP, proxy};
 use super::encode::any;
@@ -17,7 +17,7 @@ use super::pb::hcm::http_connection_manager::RouteSpecifier;
 use super::pb::listener::{Filter, FilterChain, FilterChainMatch, Listener};
 use super::pb::{bool_value, core, ip_socket, millis, network_filter, socket};
 use super::shape::Upstream;
-use super::{Outbound, OutboundService, cluster, hcm, route, tls};
+use super::{Outbound, OutboundPort, OutboundService, PortTls, cluster, hcm, route, tls};
 
 /// Route configuration of the forward listener.
 pub(crate) const FORWARD: &str = "forward";
@@ -72,17 +72,19 @@ pub(crate) fn tcp(mesh: &MeshConfig, service: &OutboundService) -> Vec<Listener>
         }
         for address in addresses {
             let at = SocketAddr::new(address, number);
-            listeners.entry(at).or_insert_with(|| tcp_at(mesh, at, &target, port.port.protocol));
+            listeners.entry(at).or_insert_with(|| tcp_at(mesh, at, &target, port));
         }
     }
     listeners.into_values().collect()
 }
 
-fn tcp_at(mesh: &MeshConfig, at: SocketAddr, target: &str, protocol: Protocol) -> Listener {
+fn tcp_at(mesh: &MeshConfig, at: SocketAddr, target: &str, port: &OutboundPort) -> Listener {
     let name = format!("{}_{}", at.ip(), at.port());
     let mut chains = Vec::new();
     let mut inspectors = Vec::new();
-    if protocol == Protocol::Auto {
+    if port.port.protocol == Protocol::Auto {
+        // A server outside of the mesh is offered nothing that only the mesh knows.
+        let ours = !matches!(port.tls, PortTls::Told(ClientTls::Originate(_)));
         inspectors.push(http_inspector(None));
         let alpns = [tls::upstream_alpn(Protocol::Http), tls::upstream_alpn(Protocol::Http2)];
         for (seen, alpn) in PLAIN_HTTP.into_iter().zip(alpns) {
@@ -93,7 +95,10 @@ fn tcp_at(mesh: &MeshConfig, at: SocketAddr, target: &str, protocol: Protocol) -
                     application_protocols: vec![seen.to_owned()],
                     ..Default::default()
                 }),
-                ..chain(&format!("{name}_{seen}"), vec![offer(alpn), manager])
+                ..chain(
+                    &format!("{name}_{seen}"),
+                    ours.then(|| offer(alpn)).into_iter().chain([manager]).collect(),
+                )
             });
         }
     }

@@ -1,7 +1,7 @@
 //! mTLS contexts on both sides (semantics §3.3, §3.5). Holds no key material: certificates and roots are the SDS
 //! secrets `default` and `ROOTCA` of the agent.
 
-use mesh::{MeshConfig, Protocol};
+use mesh::{MeshConfig, Originate, Protocol};
 
 use super::encode::any;
 use super::pb::matcher::{StringMatcher, string_matcher::MatchPattern};
@@ -26,6 +26,9 @@ pub struct TlsFiles {
 /// ALPNs that only our own clients offer; the server's filter chains are told apart by them (semantics §3.2).
 pub(crate) const ALPN_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
 pub(crate) const ALPN_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
+
+/// How long Envoy waits for a file before it goes on without the cluster.
+const FILES_MS: u64 = 1000;
 
 const CIPHERS: [&str; 6] = [
     "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -84,6 +87,25 @@ pub(crate) fn upstream(
     identities: &[String],
 ) -> core::TransportSocket {
     let sans = identities.iter().map(|id| uri(string(MatchPattern::Exact(id.clone())))).collect();
+    mutual(mesh, sni, protocol, sans)
+}
+
+/// The same to a server whose certificate must carry one of `names`, of any kind.
+pub(crate) fn upstream_to(
+    mesh: &MeshConfig,
+    sni: &str,
+    protocol: Protocol,
+    names: &[String],
+) -> core::TransportSocket {
+    mutual(mesh, sni, protocol, names.iter().flat_map(|name| named(name)).collect())
+}
+
+fn mutual(
+    mesh: &MeshConfig,
+    sni: &str,
+    protocol: Protocol,
+    sans: Vec<SubjectAltNameMatcher>,
+) -> core::TransportSocket {
     socket(any(&UpstreamTlsContext {
         common_tls_context: Some(common(mesh, upstream_alpn(protocol), sans)),
         sni: sni.to_owned(),
@@ -101,6 +123,63 @@ pub(crate) fn upstream_alpn(protocol: Protocol) -> &'static [&'static str] {
         Protocol::Http2 => &["istio-h2", "istio", "h2"],
         Protocol::Tcp | Protocol::Auto => &ALPN_TCP,
     }
+}
+
+/// Speaks TLS to a server outside of the mesh. Certificates and roots are files at the proxy, which the agent serves under
+/// the names that Istio's agent knows them by; while one is missing, no connection is made.
+pub(crate) fn originate(originate: &Originate, protocol: Protocol) -> core::TransportSocket {
+    let Originate { certificate, roots, revoked, sni, subject_alt_names, verify } = originate;
+    let roots = format!("file-root:{}", roots.as_deref().unwrap_or("system"));
+    let file = |path: &String| core::DataSource {
+        specifier: Some(core::data_source::Specifier::Filename(path.clone())),
+        ..Default::default()
+    };
+    let validation = CertificateValidationContext {
+        match_typed_subject_alt_names: subject_alt_names.iter().flat_map(|name| named(name)).collect(),
+        crl: revoked.as_ref().map(file),
+        ..Default::default()
+    };
+    let validation = if *verify {
+        common_tls_context::ValidationContextType::CombinedValidationContext(
+            common_tls_context::CombinedCertificateValidationContext {
+                default_validation_context: Some(validation),
+                validation_context_sds_secret_config: Some(file_secret(&roots)),
+                ..Default::default()
+            },
+        )
+    } else {
+        common_tls_context::ValidationContextType::ValidationContext(Default::default())
+    };
+    let certificate =
+        certificate.iter().map(|(chain, key)| file_secret(&format!("file-cert:{chain}~{key}"))).collect();
+    let alpn: &[&str] = if protocol == Protocol::Http2 { &["h2"] } else { &[] };
+    let common = CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+            tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: certificate,
+        alpn_protocols: alpn.iter().map(|protocol| (*protocol).to_owned()).collect(),
+        validation_context_type: Some(validation),
+        ..Default::default()
+    };
+    socket(any(&UpstreamTlsContext {
+        common_tls_context: Some(common),
+        sni: sni.clone(),
+        // A resumed session is not verified again.
+        max_session_keys: u32_value(0),
+        ..Default::default()
+    }))
+}
+
+/// Matches that name in a certificate, whichever kind of name it is.
+fn named(name: &str) -> [SubjectAltNameMatcher; 4] {
+    [SanType::Dns, SanType::Uri, SanType::Email, SanType::IpAddress].map(|kind| SubjectAltNameMatcher {
+        san_type: kind as i32,
+        matcher: Some(string(MatchPattern::Exact(name.to_owned()))),
+        ..Default::default()
+    })
 }
 
 /// A transport socket without encryption.
@@ -178,6 +257,15 @@ fn common(mesh: &MeshConfig, alpn: &[&str], sans: Vec<SubjectAltNameMatcher>) ->
 
 /// Waits without limit: a listener or cluster without its certificate must not open.
 fn secret(name: &str) -> SdsSecretConfig {
+    secret_within(name, 0)
+}
+
+/// Files may be missing for ever: the cluster does not hold up the others, and makes no connection while it waits.
+fn file_secret(name: &str) -> SdsSecretConfig {
+    secret_within(name, FILES_MS)
+}
+
+fn secret_within(name: &str, wait_ms: u64) -> SdsSecretConfig {
     let agent = core::grpc_service::TargetSpecifier::EnvoyGrpc(core::grpc_service::EnvoyGrpc {
         cluster_name: "sds-grpc".to_owned(),
         ..Default::default()
@@ -192,7 +280,7 @@ fn secret(name: &str) -> SdsSecretConfig {
     SdsSecretConfig {
         name: name.to_owned(),
         sds_config: Some(core::ConfigSource {
-            initial_fetch_timeout: millis(0),
+            initial_fetch_timeout: millis(wait_ms),
             resource_api_version: core::ApiVersion::V3 as i32,
             config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(api)),
             ..Default::default()

@@ -130,6 +130,7 @@ pub(crate) fn service(
                 mutual_tls: true,
             }],
             identities: vec![format!("spiffe://cluster.local/ns/foo/sa/{name}")],
+            tls: Default::default(),
         })
         .collect();
     OutboundService {

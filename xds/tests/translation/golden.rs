@@ -89,6 +89,7 @@ impl Case {
                 port: port.clone(),
                 endpoints: found.iter().map(endpoint).collect(),
                 identities: found.iter().map(identity).collect(),
+                tls: Default::default(),
             }
         };
         OutboundService { service: service.clone(), ports: service.ports.iter().map(port).collect() }

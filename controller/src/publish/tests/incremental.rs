@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fixtures::slice;
-use mesh::{TargetPort, WorkloadKind};
+use mesh::{ClientTls, TargetPort, WorkloadKind};
 use proptest::prelude::*;
 
 /// One step of a random history.
@@ -65,6 +65,32 @@ fn policies() -> impl Strategy<Value = Object> {
     prop_oneof![peer, authorization]
 }
 
+fn destination_rules() -> impl Strategy<Value = Object> {
+    let host = prop::sample::select(vec!["x.a", "y.a", "x.b", "*.a", "*"]);
+    (namespace(), app(), host, app(), 0..4_u8, any::<[bool; 3]>(), 0..3_i64).prop_map(
+        |(ns, name, host, selected, mode, [private, selecting, port], created)| {
+            let tls = match mode {
+                0 => ClientTls::Disable,
+                1 => ClientTls::Refuse,
+                2 => ClientTls::Originate(mesh::Originate { verify: true, ..Default::default() }),
+                _ => ClientTls::IstioMutual { sni: String::new(), subject_alt_names: Vec::new() },
+            };
+            let ports = if port { [(80, Some(tls.clone())), (81, None)].into() } else { BTreeMap::new() };
+            let suffix = if host == "*" { "" } else { ".svc.cluster.local" };
+            Object::DestinationRule(mesh::DestinationRule {
+                namespace: ns.into(),
+                name: name.into(),
+                created,
+                host: format!("{host}{suffix}").into(),
+                export_to: private.then(|| [ns.into()].into()),
+                selector: selecting.then(|| [("app".to_owned(), selected.to_owned())].into()),
+                policy: Some(mesh::TrafficPolicy { tls: (!port).then_some(tls), ports }),
+                subsets: Vec::new(),
+            })
+        },
+    )
+}
+
 fn meshes() -> impl Strategy<Value = MeshConfig> {
     any::<[bool; 3]>().prop_map(|[auto, alias, root]| MeshConfig {
         enable_auto_mtls: auto,
@@ -81,6 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (namespace(), app(), 1..5_u8)
             .prop_map(|(ns, app, ip)| Step::Apply(Object::EndpointSlice(slice(ns, app, &format!("10.0.0.{ip}"))))),
         5 => policies().prop_map(Step::Apply),
+        3 => destination_rules().prop_map(Step::Apply),
         3 => any::<prop::sample::Index>().prop_map(|index| Step::Delete(index.index(1000))),
         1 => meshes().prop_map(Step::Mesh),
         3 => Just(Step::Commit),
