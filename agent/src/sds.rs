@@ -1,6 +1,7 @@
-//! Envoy's secret discovery on a Unix socket: `default` (the workload's certificate) and `ROOTCA` (the trust bundle). Answers
-//! nobody but this user's and Envoy's processes; gets nothing itself.
+//! Envoy's secret discovery on a Unix socket: `default` (the workload's certificate), `ROOTCA` (the trust bundle), and files
+//! that DestinationRules name. Answers nobody but this user's and Envoy's processes; gets nothing itself.
 
+mod files;
 mod secrets;
 mod service;
 

@@ -39,7 +39,7 @@ pub(crate) fn report(
     for (object, known) in &mut objects.known {
         let verdicts = match facts.get(object) {
             Some(fact) => evaluate(fact, &here.targets(fact, store)),
-            None => conditions_of_others(known),
+            None => conditions_of_others(object, known, store),
         };
         statuses.push(ObjectStatus {
             kind: object.kind.as_str().to_owned(),

@@ -1,5 +1,6 @@
 //! From YAML to effective policy to Envoy resources, as text: `golden/CASE/in.yaml` (and `mesh.yaml`) against
-//! `effective.yaml` and, where a case has it, `envoy.yaml` (the resources of each kind of proxy are `xds`'s golden cases).
+//! `effective.yaml` and, where a case has it, `envoy.yaml` (the resources of each kind of proxy are `xds`'s golden cases) or
+//! `callers.yaml` (how each workload calls each service).
 //! `BLESS=1 cargo test -p controller --test golden` writes them anew; then read the diff.
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ fn check(case: &str) {
     if offline.workloads().is_empty() {
         offline.register("default", BTreeMap::new());
     }
-    let (mut effective, mut envoy) = (Vec::new(), Vec::new());
+    let (mut effective, mut envoy, mut callers) = (Vec::new(), Vec::new(), Vec::new());
     for workload in offline.workloads() {
         let name = format!("{}/{}", workload.namespace, workload.name);
         let policy = offline.effective(&workload).expect("a golden case");
@@ -34,13 +35,23 @@ fn check(case: &str) {
         for (kind, one) in offline.resources(&workload, shape).expect("a golden case") {
             types.entry(kind.short()).or_default().push(resource(&one).expect("a golden case"));
         }
+        let outbound: Vec<&Value> = types.values().flatten().filter(|one| outbound(one)).collect();
+        callers.push(json!({"workload": name, "resources": outbound}));
         envoy.push(json!({"workload": name, "resources": types}));
     }
     compare(&folder.join("effective.yaml"), &serde_yaml::to_string(&effective).expect("a golden case"));
-    let file = folder.join("envoy.yaml");
-    if file.exists() {
-        compare(&file, &serde_yaml::to_string(&envoy).expect("a golden case"));
+    for (file, content) in [("envoy.yaml", envoy), ("callers.yaml", callers)] {
+        let file = folder.join(file);
+        if file.exists() {
+            compare(&file, &serde_yaml::to_string(&content).expect("a golden case"));
+        }
     }
+}
+
+/// A cluster or load assignment of a service.
+fn outbound(resource: &Value) -> bool {
+    let name = resource.get("name").or(resource.get("cluster_name")).and_then(Value::as_str);
+    name.is_some_and(|name| name.starts_with("outbound|"))
 }
 
 fn objects(text: &str) -> Vec<Object> {
@@ -91,4 +102,10 @@ fn tokens_and_an_external_authorizer() {
 #[test]
 fn dry_run_audit_and_deny() {
     check("dry-run-audit-deny");
+}
+
+/// A row of semantics §3.5 each; one client is told something else than the other.
+#[test]
+fn callers() {
+    check("callers");
 }

@@ -1,6 +1,7 @@
 //! The three methods of SDS over the present secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
@@ -12,7 +13,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::files;
 use super::secrets::{BUNDLE, CERTIFICATE, Secrets, TYPE_URL};
+
+/// How often it is looked whether files are others than they were.
+const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -36,6 +41,8 @@ impl Service {
         let (tx, rx) = mpsc::channel(4);
         let (mut secrets, stop) = (self.secrets.clone(), self.stop.clone());
         tokio::spawn(async move {
+            let mut look = tokio::time::interval(LOOK);
+            look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 let answer = tokio::select! {
                     () = stop.cancelled() => return,
@@ -44,6 +51,7 @@ impl Service {
                         Ok(Some(request)) => subscription.request(request, &secrets.borrow_and_update()),
                         Ok(None) | Err(_) => return,
                     },
+                    _ = look.tick(), if subscription.has_files() => Ok(subscription.changed(&secrets.borrow())),
                     changed = secrets.changed() => match changed {
                         Ok(()) => Ok(subscription.changed(&secrets.borrow_and_update())),
                         Err(_) => return,
@@ -99,13 +107,19 @@ pub(super) trait Subscription: Send + 'static {
     type Answer: Send + 'static;
     fn request(&mut self, request: Self::Request, secrets: &Secrets) -> Result<Option<Self::Answer>, Status>;
     fn changed(&mut self, secrets: &Secrets) -> Option<Self::Answer>;
+    /// It asked for something that only looking tells a change of.
+    fn has_files(&self) -> bool;
 }
 
 fn known(name: &str) -> Result<(), Status> {
-    if name == CERTIFICATE || name == BUNDLE {
+    if name == CERTIFICATE || name == BUNDLE || files::is_file(name) {
         return Ok(());
     }
     Err(Status::not_found(format!("no secret {name:?}; there are {CERTIFICATE} and {BUNDLE}")))
+}
+
+fn get(secrets: &Secrets, name: &str) -> Option<Any> {
+    if files::is_file(name) { files::get(name) } else { secrets.get(name) }
 }
 
 fn refused(error: Option<&envoy_types::pb::google::rpc::Status>) {
@@ -123,7 +137,7 @@ pub(super) struct Sotw {
 impl Sotw {
     /// What was asked for and is there, if it is different from what was sent.
     fn answer(&mut self, secrets: &Secrets) -> Option<DiscoveryResponse> {
-        let resources: Vec<Any> = self.names.iter().filter_map(|name| secrets.get(name)).collect();
+        let resources: Vec<Any> = self.names.iter().filter_map(|name| get(secrets, name)).collect();
         if resources.is_empty() || resources == self.sent {
             return None;
         }
@@ -161,6 +175,10 @@ impl Subscription for Sotw {
     fn changed(&mut self, secrets: &Secrets) -> Option<DiscoveryResponse> {
         self.answer(secrets)
     }
+
+    fn has_files(&self) -> bool {
+        self.names.iter().any(|name| files::is_file(name))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -188,11 +206,15 @@ impl Subscription for Delta {
         Ok(self.changed(secrets))
     }
 
+    fn has_files(&self) -> bool {
+        self.sent.keys().any(|name| files::is_file(name))
+    }
+
     fn changed(&mut self, secrets: &Secrets) -> Option<DeltaDiscoveryResponse> {
         let version = secrets.version().to_string();
         let mut resources = Vec::new();
         for (name, sent) in &mut self.sent {
-            let current = secrets.get(name);
+            let current = get(secrets, name);
             if current.is_some() && current != *sent {
                 sent.clone_from(&current);
                 resources.push(Resource {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::{Finding, Kind, ObjectRef};
+use mesh::{ClientTls, DestinationRule};
 use policy::{Action, Attachment, ObjectName, PeerAuthentication};
 use source::Version;
 use tokio::sync::watch;
@@ -267,6 +268,27 @@ fn provided(action: &Action, store: &Store) -> Option<Verdict> {
 }
 
 /// The conditions of an object that is no policy.
-pub(crate) fn conditions_of_others(known: &Known) -> Vec<Verdict> {
-    vec![accepted(known)]
+pub(crate) fn conditions_of_others(object: &ObjectRef, known: &Known, store: &Store) -> Vec<Verdict> {
+    let ObjectRef { kind, id } = object;
+    let rule = (*kind == Kind::DestinationRule).then(|| store.destination_rules.get(&id.namespace, &id.name));
+    std::iter::once(accepted(known)).chain(rule.flatten().map(|rule| credentials(rule))).collect()
+}
+
+/// Files are at the proxies, and nobody here sees them.
+fn credentials(rule: &DestinationRule) -> Verdict {
+    let Some(policy) = &rule.policy else { return Verdict::yes("ResolvedRefs", String::new()) };
+    let ports = policy.ports.iter().filter(|(_, tls)| **tls == Some(ClientTls::Refuse));
+    let mut refused: Vec<String> = ports.map(|(port, _)| format!("port {port}")).collect();
+    if policy.tls == Some(ClientTls::Refuse) {
+        refused.insert(0, "all ports without settings of their own".to_owned());
+    }
+    if refused.is_empty() {
+        return Verdict::yes("ResolvedRefs", String::new());
+    }
+    let message = format!(
+        "sidecars get no Secrets (credentialName), so nothing is sent to {}: {}",
+        rule.host,
+        refused.join(", ")
+    );
+    Verdict::no("ResolvedRefs", "CredentialNotSupported", message)
 }
