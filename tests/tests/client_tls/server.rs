@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 /// How one connection began.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     Plaintext,
     Tls {
         sni: Option<String>,
@@ -31,7 +31,7 @@ pub enum Seen {
 
 /// Answers whoever comes, on any of its ports, with the certificate that it has just then.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub(crate) struct Server {
     seen: Arc<Mutex<Vec<Seen>>>,
     certificate: Arc<Mutex<(String, String)>>,
 }
@@ -39,7 +39,7 @@ pub struct Server {
 impl Server {
     /// # Errors
     /// If it cannot listen.
-    pub async fn start(at: &Namespace, ports: &[u16], certificate: (String, String)) -> Result<Self> {
+    pub(crate) async fn start(at: &Namespace, ports: &[u16], certificate: (String, String)) -> Result<Self> {
         let server = Self { seen: Arc::default(), certificate: Arc::new(Mutex::new(certificate)) };
         for port in ports {
             let listener = at.listen(SocketAddr::new(at.v4.into(), *port)).await?;
@@ -55,12 +55,12 @@ impl Server {
     }
 
     /// Shows this chain and key (PEM) from now on.
-    pub fn becomes(&self, certificate: (String, String)) {
+    pub(crate) fn becomes(&self, certificate: (String, String)) {
         *self.certificate.lock().expect("nobody panics with it") = certificate;
     }
 
     /// What came since the last time it was asked.
-    pub fn taken(&self) -> Vec<Seen> {
+    pub(crate) fn taken(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.seen.lock().expect("nobody panics with it"))
     }
 
