@@ -109,16 +109,9 @@ pub struct DryRun {
 }
 
 /// Decides about `request` as the proxy of the workload does (semantics §4.1): mTLS, CUSTOM, tokens, AUDIT, DENY, ALLOW.
+/// On TCP as its chain can express the policy: see [`EffectivePolicy::tcp`].
 pub fn evaluate(policy: &EffectivePolicy, request: &Request) -> Decision {
-    match request.protocol {
-        Protocol::Http => decide(policy, policy, request),
-        Protocol::Tcp => decide(&policy.tcp(), policy, request),
-    }
-}
-
-/// `enforced` is what the chain of this protocol holds of `written`.
-fn decide(enforced: &EffectivePolicy, written: &EffectivePolicy, request: &Request) -> Decision {
-    let EffectivePolicy { mtls, jwt, custom, audit, deny, allow, drain: _ } = enforced;
+    let EffectivePolicy { mtls, jwt, custom, audit, deny, allow, drain: _ } = policy;
     let mut decision = Decision {
         verdict: Verdict::Deny,
         deciding: Deciding::DefaultDeny,
@@ -133,7 +126,7 @@ fn decide(enforced: &EffectivePolicy, written: &EffectivePolicy, request: &Reque
         return decision;
     }
     // Before tokens are read: CUSTOM cannot see them (semantics §4.8).
-    let asked = |rules: &ActionRules| matched(rules.enforced.as_deref(), &view).is_some();
+    let asked = |rules: &ActionRules| matched(rules.enforced.as_deref(), OnTcp::Wider, &view).is_some();
     decision.consulted =
         custom.iter().filter(|(_, rules)| asked(rules)).map(|(name, _)| name.clone()).collect();
     match token::authenticate(jwt, request) {
@@ -143,23 +136,24 @@ fn decide(enforced: &EffectivePolicy, written: &EffectivePolicy, request: &Reque
             return decision;
         }
     }
-    decision.audited = matching(audit.enforced.as_deref(), &view).collect();
+    let audited = matching(audit.enforced.as_deref(), OnTcp::Wider, &view);
+    decision.audited = audited.map(EffectiveRule::name).collect();
     decision.audited.sort();
     decision.dry_run = dry_run(deny, allow, &view);
     (decision.verdict, decision.deciding) = authorize(deny, allow, &view);
     if decision.deciding == Deciding::DefaultDeny {
-        decision.nearest = nearest::nearest(written.allow.enforced.as_deref().unwrap_or_default(), &view);
+        decision.nearest = nearest::nearest(allow.enforced.as_deref().unwrap_or_default(), &view);
     }
     decision
 }
 
 fn authorize(deny: &ActionRules, allow: &ActionRules, view: &View<'_>) -> (Verdict, Deciding) {
-    if let Some(rule) = matched(deny.enforced.as_deref(), view) {
+    if let Some(rule) = matched(deny.enforced.as_deref(), OnTcp::Wider, view) {
         return (Verdict::Deny, Deciding::Deny(rule));
     }
     match &allow.enforced {
         None => (Verdict::Allow, Deciding::NoAllowPolicy),
-        Some(rules) => match matched(Some(rules), view) {
+        Some(rules) => match matched(Some(rules), OnTcp::Never, view) {
             Some(rule) => (Verdict::Allow, Deciding::Allow(rule)),
             None => (Verdict::Deny, Deciding::DefaultDeny),
         },
@@ -170,10 +164,10 @@ fn dry_run(deny: &ActionRules, allow: &ActionRules, view: &View<'_>) -> Option<D
     if deny.shadow.is_none() && allow.shadow.is_none() {
         return None;
     }
-    if let Some(rule) = matched(deny.shadow.as_deref(), view) {
+    if let Some(rule) = matched(deny.shadow.as_deref(), OnTcp::Wider, view) {
         return Some(DryRun { verdict: Verdict::Deny, rule: Some(rule) });
     }
-    let rule = matched(allow.shadow.as_deref(), view);
+    let rule = matched(allow.shadow.as_deref(), OnTcp::Never, view);
     let passes = allow.shadow.is_none() || rule.is_some();
     Some(DryRun { verdict: if passes { Verdict::Allow } else { Verdict::Deny }, rule })
 }
@@ -183,21 +177,36 @@ fn strict_by(mtls: &EffectiveMtls) -> Option<ObjectName> {
     if mtls.mode == MtlsMode::Strict { mtls.set_by.clone() } else { mtls.ports_set_by.clone() }
 }
 
+/// What a rule that asks for something only HTTP has means on TCP (semantics §4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnTcp {
+    /// ALLOW: it admits nothing.
+    Never,
+    /// Any other action: what cannot be asked there is left out.
+    Wider,
+}
+
 /// The name of the rule that matches, the first in the order of names: Envoy keeps them in a sorted map.
-fn matched(rules: Option<&[EffectiveRule]>, view: &View<'_>) -> Option<String> {
-    matching(rules, view).min()
+fn matched(rules: Option<&[EffectiveRule]>, on_tcp: OnTcp, view: &View<'_>) -> Option<String> {
+    matching(rules, on_tcp, view).map(EffectiveRule::name).min()
 }
 
-/// The names of all rules that match, in the order of the policies.
-fn matching<'a>(rules: Option<&'a [EffectiveRule]>, view: &'a View<'_>) -> impl Iterator<Item = String> + 'a {
-    let matching = rules.unwrap_or_default().iter().filter(move |rule| rule_matches(rule, view));
-    matching.map(EffectiveRule::name)
+/// All rules that match, in the order of the policies.
+fn matching<'a>(
+    rules: Option<&'a [EffectiveRule]>,
+    on_tcp: OnTcp,
+    view: &'a View<'_>,
+) -> impl Iterator<Item = &'a EffectiveRule> + 'a {
+    rules.unwrap_or_default().iter().filter(move |rule| rule_matches(rule, on_tcp, view))
 }
 
-fn rule_matches(rule: &EffectiveRule, view: &View<'_>) -> bool {
+fn rule_matches(rule: &EffectiveRule, on_tcp: OnTcp, view: &View<'_>) -> bool {
     let EffectiveRule { policy: _, index: _, permissions, principals } = rule;
-    let any_branch =
-        |branches: &[Vec<Clause>]| branches.iter().any(|b| b.iter().all(|c| clause_matches(c, view)));
+    if !view.is_http() && on_tcp == OnTcp::Never && rule.http_only() {
+        return false;
+    }
+    let holds = |clause: &Clause| (!view.is_http() && clause.http_only()) || clause_matches(clause, view);
+    let any_branch = |branches: &[Vec<Clause>]| branches.iter().any(|branch| branch.iter().all(holds));
     any_branch(permissions) && any_branch(principals)
 }
 

@@ -186,3 +186,35 @@ impl std::fmt::Display for Atom {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::StringMatch;
+
+    /// Semantics §4.2: what each notation means, and what it matches.
+    #[test]
+    fn notations() {
+        let table: [(&str, &str, &[&str], &[&str]); 9] = [
+            ("abc", "abc", &["abc"], &["ab", "abcd", "xabc", "ABC", ""]),
+            ("abc*", "abc*", &["abc", "abcd", "abc*"], &["ab", "xabc", "xabcx", "ABC", ""]),
+            ("*abc", "*abc", &["abc", "xabc", "*abc"], &["bc", "abcx", "xabcx", "ABC", ""]),
+            ("*", "*", &["a", "*", "abc"], &[""]),
+            ("", "", &[""], &["a", "*"]),
+            ("a*c", "a*c", &["a*c"], &["abc", "ac", "a*cd"]),
+            // The leading one wins.
+            ("*a*", "*a*", &["a*", "xa*"], &["a", "xax", "ab"]),
+            ("**", "**", &["*", "x*"], &["", "x", "*x"]),
+            ("a**", "a**", &["a*", "a*x"], &["a", "ax"]),
+        ];
+        for (notation, shown, matched, not) in table {
+            let parsed = StringMatch::parse(notation);
+            assert_eq!(parsed.to_string(), shown);
+            for value in matched {
+                assert!(parsed.matches(value), "{notation} matches {value:?}");
+            }
+            for value in not {
+                assert!(!parsed.matches(value), "{notation} does not match {value:?}");
+            }
+        }
+    }
+}

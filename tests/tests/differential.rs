@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test panics, and says how far it came")]
 
+#[path = "differential/accepted.rs"]
+mod accepted;
 #[path = "differential/ads.rs"]
 mod ads;
 #[path = "differential/app.rs"]
@@ -33,6 +35,8 @@ mod policies;
 mod regressions;
 #[path = "differential/shrink.rs"]
 mod shrink;
+#[path = "differential/wild.rs"]
+mod wild;
 #[path = "differential/words.rs"]
 mod words;
 
@@ -75,8 +79,9 @@ struct Seeds {
 }
 
 impl Seeds {
-    fn new() -> Self {
-        let file = std::env::var_os("FUZZ_STATE").map(std::path::PathBuf::from);
+    /// `state` is the variable that names the file.
+    fn new(state: &str) -> Self {
+        let file = std::env::var_os(state).map(std::path::PathBuf::from);
         let kept = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
         let next = kept.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         Self { next, file }
@@ -106,7 +111,8 @@ async fn evaluate_and_envoy_decide_alike() {
         failures.extend(wrong.into_iter().map(|wrong| format!("regression {name}: {wrong:#?}")));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
-    let (goal, mut seeds, mut coverage) = (Goal::from_environment(), Seeds::new(), Coverage::default());
+    let (goal, mut seeds, mut coverage) =
+        (Goal::from_environment(), Seeds::new("FUZZ_STATE"), Coverage::default());
     let fail_fast = std::env::var_os("FAIL_FAST").is_some();
     let start = Instant::now();
     while !goal.reached(coverage.decisions) && failures.len() < 5 {

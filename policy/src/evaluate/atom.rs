@@ -33,7 +33,7 @@ pub(super) fn matches(atom: &Atom, view: &View<'_>) -> bool {
         Atom::Claim { path, value } => claim(value, view, path.iter().map(|name| &**name)),
         Atom::Header { name, value } => header(value, &view.header(name)),
         Atom::Host(value) => host(value, &request.host),
-        Atom::Method(value) => header(value, &view.header(":method")),
+        Atom::Method(value) => value.matches(&request.method),
         Atom::Path(wanted) => path(wanted, view.path()),
     }
 }
@@ -53,7 +53,7 @@ pub(super) fn names(atom: &Atom, name: &str) -> bool {
 /// not `*` (tried on Envoy 1.36.2, 1.39.3 and 1.40.0).
 fn text(wanted: &StringMatch, had: &str) -> bool {
     match wanted {
-        StringMatch::Present => glob::matches([SOMETHING], had),
+        StringMatch::Present => !had.is_empty() && had.chars().all(glob::any),
         _ => wanted.matches(had),
     }
 }
@@ -67,7 +67,8 @@ fn principal(wanted: &StringMatch, name: &str) -> bool {
         // The only one that asks for no SPIFFE ID.
         StringMatch::Present => text(wanted, name),
         StringMatch::Suffix(suffix) => {
-            glob::matches([Piece::Text(SPIFFE), ANYTHING, Piece::Text(suffix)], name)
+            let before = name.strip_prefix(SPIFFE).and_then(|id| id.strip_suffix(&**suffix));
+            before.is_some_and(|before| before.chars().all(glob::any))
         }
         _ => name.strip_prefix(SPIFFE).is_some_and(|id| wanted.matches(id)),
     }
@@ -75,13 +76,26 @@ fn principal(wanted: &StringMatch, name: &str) -> bool {
 
 /// Anywhere in the identity, so also in a longer path: `…/ns/evil/sa/x/ns/NAMESPACE/sa/y` (semantics §12.4).
 fn namespace(pattern: &str, name: &str) -> bool {
+    if !pattern.contains('*') {
+        return after_each("/ns/", name)
+            .any(|rest| rest.strip_prefix(pattern).is_some_and(|rest| rest.starts_with('/')));
+    }
     let before = [ANYTHING, Piece::Text("/ns/")];
     let after = [Piece::Text("/"), ANYTHING];
     glob::matches(before.into_iter().chain(glob::stars(pattern, glob::any)).chain(after), name)
 }
 
+/// What follows each occurrence of `text`, overlapping ones too.
+fn after_each<'n>(text: &'static str, name: &'n str) -> impl Iterator<Item = &'n str> {
+    (0..name.len()).filter_map(move |at| name.get(at..)?.strip_prefix(text))
+}
+
 /// Further segments may stand between namespace and account, and after the account.
 fn service_account(namespace: &str, account: &str, name: &str) -> bool {
+    // Most others: no pattern is needed to tell.
+    if !name.contains(account) || !name.contains(namespace) {
+        return false;
+    }
     let between: [&[Piece<'_>]; 2] = [&[], &[SOMETHING, Piece::Text("/")]];
     let after: [&[Piece<'_>]; 2] = [&[], &[Piece::Text("/"), SOMETHING]];
     between.into_iter().any(|between| {
@@ -149,11 +163,13 @@ fn header(wanted: &StringMatch, values: &[Cow<'_, str>]) -> bool {
 }
 
 fn host(wanted: &StringMatch, host: &str) -> bool {
-    let (host, lower) = (host.to_ascii_lowercase(), |text: &str| text.to_ascii_lowercase());
+    let host = host.as_bytes();
+    let same =
+        |part: Option<&[u8]>, text: &str| part.is_some_and(|p| p.eq_ignore_ascii_case(text.as_bytes()));
     match wanted {
-        StringMatch::Exact(text) => host == lower(text),
-        StringMatch::Prefix(text) => host.starts_with(&lower(text)),
-        StringMatch::Suffix(text) => host.ends_with(&lower(text)),
+        StringMatch::Exact(text) => same(Some(host), text),
+        StringMatch::Prefix(text) => same(host.get(..text.len()), text),
+        StringMatch::Suffix(text) => same(host.len().checked_sub(text.len()).map(|at| &host[at..]), text),
         StringMatch::Present => !host.is_empty(),
     }
 }
@@ -161,7 +177,10 @@ fn host(wanted: &StringMatch, host: &str) -> bool {
 pub(super) fn path(wanted: &PathMatch, path: &str) -> bool {
     match wanted {
         PathMatch::Plain(value) => text(value, path),
-        PathMatch::Template(template) => glob::matches(template_pieces(template), path),
+        PathMatch::Template(template) => {
+            let head = template.split('{').next().unwrap_or_default();
+            path.starts_with(head) && glob::matches(template_pieces(template), path)
+        }
     }
 }
 

@@ -48,6 +48,9 @@ pub(super) fn matches<'p>(pieces: impl IntoIterator<Item = Piece<'p>>, value: &s
             Piece::Text(text) => after_text(&ends, value, text),
             Piece::Run { min, of } => after_run(&ends, value, min, of),
         };
+        if !ends.contains(&true) {
+            return false;
+        }
     }
     ends[value.len()]
 }

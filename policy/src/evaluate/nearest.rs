@@ -73,31 +73,35 @@ const NOT_SHOWN: &str = "(not shown)";
 
 /// The rule with the fewest failed clauses, the first of equals. Rules that can match nothing are left out.
 pub(super) fn nearest(rules: &[EffectiveRule], view: &View<'_>) -> Option<NearMiss> {
-    let misses = rules.iter().filter_map(|rule| miss(rule, view));
-    misses.min_by_key(|miss| miss.failed.len())
-}
-
-fn miss(rule: &EffectiveRule, view: &View<'_>) -> Option<NearMiss> {
+    // Counted first: words are made for one rule only.
+    let counted = rules.iter().filter_map(|rule| Some((rule, failures(rule, view)?)));
+    let (rule, _) = counted.min_by_key(|(_, failures)| *failures)?;
     let mut failed = Vec::new();
     if !view.is_http() && rule.http_only() {
-        let mismatch = |wanted: &str, had: &str| (wanted.to_owned(), had.to_owned());
-        let (wanted, had) = mismatch("http", "tcp");
-        failed.push(Mismatch { field: "protocol".into(), wanted, had });
+        failed.push(Mismatch { field: "protocol".into(), wanted: "http".to_owned(), had: "tcp".to_owned() });
     }
     for branches in [&rule.permissions, &rule.principals] {
-        failed.extend(closest(branches, view)?);
+        let (branch, _) = closest(branches, view)?;
+        failed.extend(failing(branch, view).map(|clause| mismatch(clause, view)));
     }
     Some(NearMiss { rule: rule.name(), failed })
 }
 
-/// What fails in the alternative where the least does; `None` if there is no alternative.
-fn closest(branches: &[Vec<Clause>], view: &View<'_>) -> Option<Vec<Mismatch>> {
+/// How many of its clauses fail; `None` if it has no alternative to fail in.
+fn failures(rule: &EffectiveRule, view: &View<'_>) -> Option<usize> {
+    let protocol = usize::from(!view.is_http() && rule.http_only());
+    Some(protocol + closest(&rule.permissions, view)?.1 + closest(&rule.principals, view)?.1)
+}
+
+/// The alternative where the least fails, and how much; `None` if there is no alternative.
+fn closest<'r>(branches: &'r [Vec<Clause>], view: &View<'_>) -> Option<(&'r [Clause], usize)> {
+    let counted = branches.iter().map(|branch| (branch.as_slice(), failing(branch, view).count()));
+    counted.min_by_key(|(_, failures)| *failures)
+}
+
+fn failing<'r>(branch: &'r [Clause], view: &'r View<'_>) -> impl Iterator<Item = &'r Clause> {
     let judged = |clause: &&Clause| view.is_http() || !clause.http_only();
-    let failing = |branch: &Vec<Clause>| -> Vec<Mismatch> {
-        let failed = branch.iter().filter(judged).filter(|clause| !clause_matches(clause, view));
-        failed.map(|clause| mismatch(clause, view)).collect()
-    };
-    branches.iter().map(failing).min_by_key(Vec::len)
+    branch.iter().filter(judged).filter(|clause| !clause_matches(clause, view))
 }
 
 fn mismatch(clause: &Clause, view: &View<'_>) -> Mismatch {

@@ -49,8 +49,13 @@ impl Server {
         server
     }
 
-    /// Replaces everything, waits until Envoy has answered, and gives what it refused.
-    pub(crate) async fn publish(&self, world: World) -> Vec<String> {
+    /// What Envoy refused of the last load, as far as it has answered.
+    pub(crate) fn refused(&self) -> Vec<String> {
+        self.heard.lock().unwrap().refusals.clone()
+    }
+
+    /// Replaces everything and waits until Envoy has answered; extension configs may come later.
+    pub(crate) async fn publish(&self, world: World) {
         let version = self.world.borrow().0 + 1;
         self.heard.lock().unwrap().refusals.clear();
         self.world.send_replace(Arc::new((version, world)));
@@ -59,7 +64,7 @@ impl Server {
                 let heard = self.heard.lock().unwrap();
                 let done = |kind| heard.answered.get(&kind) >= Some(&version);
                 if done(ResourceType::Cluster) && done(ResourceType::Listener) {
-                    return heard.refusals.clone();
+                    return;
                 }
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

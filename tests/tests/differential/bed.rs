@@ -22,7 +22,6 @@ pub(crate) struct Bed {
     envoy: Envoy,
     clients: Arc<Clients>,
     app: SocketAddr,
-
     signer: Signer,
     jwks: String,
     forger: Signer,
@@ -159,6 +158,23 @@ impl Bed {
         self.envoy.add(name, &own, ports);
     }
 
+    fn ready(&mut self, cases: &[Case]) -> Vec<Ready> {
+        let jwks = self.jwks.clone();
+        let ready = |case: &Case| {
+            let run = Run { address: self.address(), jwks: &jwks };
+            case.ready(run).unwrap_or_else(|why| panic!("{why}: {case:#?}"))
+        };
+        cases.iter().map(ready).collect()
+    }
+
+    /// Puts all cases in force at once, on every port, and gives what Envoy refuses of it.
+    pub(crate) async fn load(&mut self, cases: &[Case]) -> Vec<String> {
+        for (i, ready) in self.ready(cases).iter().enumerate() {
+            self.add(&format!("{}-{i}", ready.address), ready, &[case::HTTP, case::AUTO, case::TCP]);
+        }
+        self.envoy.load().await
+    }
+
     /// Only what was decided differently.
     pub(crate) async fn disagreements(&mut self, cases: Vec<Case>) -> Vec<Wrong> {
         self.judge(cases).await.1
@@ -166,14 +182,7 @@ impl Bed {
 
     /// Puts all cases in force at once and compares every request.
     pub(crate) async fn judge(&mut self, cases: Vec<Case>) -> (Vec<Judged>, Vec<Wrong>) {
-        let jwks = self.jwks.clone();
-        let ready: Vec<Ready> = cases
-            .iter()
-            .map(|case| {
-                let address = self.address();
-                case.ready(Run { address, jwks: &jwks }).unwrap_or_else(|why| panic!("{why}: {case:#?}"))
-            })
-            .collect();
+        let ready = self.ready(&cases);
         for (i, (case, ready)) in cases.iter().zip(&ready).enumerate() {
             let ports: BTreeSet<u16> = case.requests.iter().map(|wire| wire.port).collect();
             let name = format!("{}-{i}", ready.address);

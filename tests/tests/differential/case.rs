@@ -210,9 +210,14 @@ impl Case {
     }
 }
 
+/// What admission finds in an object.
+pub(crate) fn parsed(object: &Value, run: Run<'_>) -> crds::Parsed {
+    crds::parse(&placed(object, run))
+}
+
 /// The object, if admission takes it.
 pub(crate) fn admitted(object: &Value, run: Run<'_>) -> Result<Object, String> {
-    let parsed = crds::parse(&placed(object, run));
+    let parsed = parsed(object, run);
     match parsed.content {
         Content::Object(object) => Ok(*object),
         other => Err(format!("{other:?}: {:?}", parsed.findings)),
@@ -221,7 +226,6 @@ pub(crate) fn admitted(object: &Value, run: Run<'_>) -> Result<Object, String> {
 
 fn placed(object: &Value, run: Run<'_>) -> Value {
     let next = Ipv4Addr::from(u32::from(run.address) + 1);
-
     match object {
         Value::String(text) => text
             .replace(KEYS, run.jwks)

@@ -136,14 +136,17 @@ impl Envoy {
     /// Puts everything added so far in force, and gives what Envoy refused of it.
     pub(crate) async fn load(&mut self) -> Vec<String> {
         let world = std::mem::replace(&mut self.next, self.base.clone());
-        let refused = self.server.publish(world).await;
+        self.server.publish(world).await;
         self.warm().await;
-        refused
+        self.server.refused()
     }
 
-    /// Waits until nothing waits for its secrets or extension configs any more.
+    /// Waits until nothing waits for its secrets or extension configs any more, or something was refused.
     async fn warm(&self) {
         for _ in 0..6000 {
+            if !self.server.refused().is_empty() {
+                return;
+            }
             let stats = self.admin("/stats?filter=total_listeners_warming").await.unwrap_or_default();
             if stats.contains("total_listeners_warming: 0") {
                 return;
