@@ -72,19 +72,21 @@ impl Goal {
     }
 }
 
-/// One run of the sequence of seeds: fixed for a test, continued from a file for the fuzzer.
+/// The sequence of seeds: fixed for a test, continued from a file for the fuzzer.
 struct Seeds {
     next: u64,
+    /// What all runs before this one have compared.
+    before: u64,
     file: Option<std::path::PathBuf>,
 }
 
 impl Seeds {
-    /// `state` is the variable that names the file.
+    /// `state` is the variable that names the file: the next seed, and how much was compared so far.
     fn new(state: &str) -> Self {
         let file = std::env::var_os(state).map(std::path::PathBuf::from);
-        let kept = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-        let next = kept.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        Self { next, file }
+        let kept = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let mut numbers = kept.split_whitespace().map(|number| number.parse().expect("a number"));
+        Self { next: numbers.next().unwrap_or(0), before: numbers.next().unwrap_or(0), file }
     }
 
     fn next(&mut self) -> u64 {
@@ -92,13 +94,15 @@ impl Seeds {
         self.next
     }
 
-    /// After a batch is done, so that one that was interrupted is done again.
-    fn keep(&self) {
-        let Some(file) = &self.file else { return };
+    /// After a batch is done, so that one that was interrupted is done again. `compared` is this run's; gives that of all.
+    fn keep(&self, compared: u64) -> u64 {
+        let whole = self.before + compared;
+        let Some(file) = &self.file else { return whole };
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let new = file.with_extension("new");
-        std::fs::write(&new, format!("{}\n", self.next)).unwrap();
+        std::fs::write(&new, format!("{} {whole}\n", self.next)).unwrap();
         std::fs::rename(new, file).unwrap();
+        whole
     }
 }
 
@@ -129,10 +133,10 @@ async fn evaluate_and_envoy_decide_alike() {
                 failures.push(format!("kept as {}: {small:#?}", kept.display()));
             }
         }
-        seeds.keep();
+        let whole = seeds.keep(coverage.decisions as u64);
         coverage.batches += 1;
         if coverage.batches.is_multiple_of(5) {
-            eprintln!("{}", coverage.summary(start.elapsed()));
+            eprintln!("{}; {whole} in all", coverage.summary(start.elapsed()));
         }
     }
     eprintln!("{}", coverage.summary(start.elapsed()));

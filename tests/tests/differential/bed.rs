@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
 use mesh::{Workload, WorkloadKind};
@@ -18,6 +19,12 @@ use super::envoy::Envoy;
 /// Cases whose requests are sent at the same time.
 const AT_ONCE: usize = 12;
 
+/// Workloads of one bed before its addresses are used again; every other one, for a policy may name the neighbour.
+const ADDRESSES: u32 = 8_000;
+/// Beds in one process.
+const BEDS: u32 = 4;
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
 pub(crate) struct Bed {
     envoy: Envoy,
     clients: Arc<Clients>,
@@ -29,6 +36,7 @@ pub(crate) struct Bed {
     /// One workload without policy for each normalisation: says what Envoy makes of a path.
     mirrors: BTreeMap<&'static str, Ipv4Addr>,
     paths: HashMap<(String, String), Option<String>>,
+    number: u32,
     next: u32,
     refused: Vec<String>,
 }
@@ -89,9 +97,11 @@ impl Bed {
             tokens: HashMap::new(),
             mirrors: BTreeMap::new(),
             paths: HashMap::new(),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             next: 0,
             refused: Vec::new(),
         };
+        assert!(bed.number < BEDS, "there are addresses for {BEDS} beds");
         for normalization in ["NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"] {
             let address = bed.address();
             let mesh = Mesh { normalization: normalization.to_owned(), ..Mesh::default() };
@@ -112,10 +122,10 @@ impl Bed {
         &self.refused
     }
 
-    /// A loopback address that nothing else uses: the process id keeps test processes apart.
+    /// A loopback address that nothing else uses: the process id keeps test processes apart, a number the beds of one.
     fn address(&mut self) -> Ipv4Addr {
-        self.next = (self.next + 1) % 30_000;
-        let [_, _, high, low] = (self.next * 2).to_be_bytes();
+        self.next = (self.next + 1) % ADDRESSES;
+        let [_, _, high, low] = ((self.number * ADDRESSES + self.next) * 2).to_be_bytes();
         Ipv4Addr::new(127, 128 + (std::process::id() % 120) as u8, high, low)
     }
 

@@ -85,7 +85,8 @@ pub(crate) fn object(seed: u64) -> Value {
         3 => metadata["labels"] = json!({ text(rng): text(rng) }),
         4 => metadata["creationTimestamp"] = text(rng).into(),
         5..8 => {
-            metadata["annotations"] = json!({ "istio.io/dry-run": pick(rng, &["true", "false", "T", "yes"]) })
+            metadata["annotations"] =
+                json!({ "istio.io/dry-run": pick(rng, &["true", "false", "T", "yes"]) });
         }
         _ => {}
     }
@@ -409,7 +410,7 @@ fn jwt_rule(rng: &mut StdRng) -> Value {
     match rng.random_range(0..10) {
         0 => {
             rule["jwksUri"] =
-                odd(rng, &["https://a.example/keys", "http://[::1]:80/", "ftp://a/", "https://a b/"]).into()
+                odd(rng, &["https://a.example/keys", "http://[::1]:80/", "ftp://a/", "https://a b/"]).into();
         }
         1 => {}
         _ => rule["jwks"] = jwks(rng),
@@ -419,7 +420,7 @@ fn jwt_rule(rng: &mut StdRng) -> Value {
     match rng.random_range(0..9) {
         0 => {
             rule["fromHeaders"] =
-                json!([{ "name": header(rng), "prefix": text(rng) }, { "name": header(rng) }])
+                json!([{ "name": header(rng), "prefix": text(rng) }, { "name": header(rng) }]);
         }
         1 => rule["fromParams"] = list(rng, |rng| odd(rng, &["token", "a b", "&", "t"])),
         2 => rule["fromCookies"] = list(rng, |rng| odd(rng, &["session", "a=b", ";", "t"])),
@@ -428,7 +429,7 @@ fn jwt_rule(rng: &mut StdRng) -> Value {
     match rng.random_range(0..9) {
         0 => {
             rule["outputClaimToHeaders"] =
-                json!([{ "header": header(rng), "claim": odd(rng, &["sub", "a.b", "a[b]"]) }])
+                json!([{ "header": header(rng), "claim": odd(rng, &["sub", "a.b", "a[b]"]) }]);
         }
         1 => rule["outputPayloadToHeader"] = header(rng).into(),
         2 => rule["spaceDelimitedClaims"] = list(rng, |rng| odd(rng, &["groups", "scope", "a.b"])),
