@@ -48,8 +48,8 @@ fn in_order<'a, P>(policies: impl Iterator<Item = &'a P>, meta: impl Fn(&P) -> &
 fn authorization_policies<'a>(set: &'a PolicySet, workload: &WorkloadKey) -> Vec<&'a AuthorizationPolicy> {
     let mut attached = Vec::new();
     for policies in searched(set, workload) {
-        let here = policies.authorization.values().filter(|p| p.attaches_to(&set.scope, workload));
-        attached.extend(in_order(here.map(AsRef::as_ref), |p| &p.meta));
+        let here = policies.authorization.candidates(&workload.labels);
+        attached.extend(in_order(here.filter(|p| p.attaches_to(&set.scope, workload)), |p| &p.meta));
     }
     attached
 }
@@ -58,8 +58,8 @@ fn authorization_policies<'a>(set: &'a PolicySet, workload: &WorkloadKey) -> Vec
 fn request_authentications<'a>(set: &'a PolicySet, workload: &WorkloadKey) -> Vec<&'a RequestAuthentication> {
     let mut attached = Vec::new();
     for policies in searched(set, workload).into_iter().rev() {
-        let here = policies.request.values().filter(|p| p.attaches_to(&set.scope, workload));
-        attached.extend(in_order(here.map(AsRef::as_ref), |p| &p.meta));
+        let here = policies.request.candidates(&workload.labels);
+        attached.extend(in_order(here.filter(|p| p.attaches_to(&set.scope, workload)), |p| &p.meta));
     }
     attached
 }

@@ -17,7 +17,7 @@ pub(super) struct Winners<'s> {
 impl<'s> Winners<'s> {
     pub(super) fn of(set: &'s PolicySet, workload: &WorkloadKey) -> Self {
         let oldest = |policies: Option<&'s NamespacePolicies>, whole_namespace: bool| {
-            let all = policies.into_iter().flat_map(|p| p.peer.values()).map(AsRef::as_ref);
+            let all = policies.into_iter().flat_map(|p| p.peer.candidates(&workload.labels));
             all.filter(|p| (p.attachment == Attachment::Namespace) == whole_namespace)
                 .filter(|p| p.attaches_to(&set.scope, workload))
                 .min_by(|a, b| a.meta.order().cmp(&b.meta.order()))

@@ -13,7 +13,7 @@ use xds::build::{AppAddress, Capture, Inbound, ProxyShape};
 
 use super::case::{self, Case, Expected, Fault, Mesh, Outcome, Ready, Run, Token, Wire};
 use super::client::{Clients, Peer, Sent};
-use super::coverage::features;
+use super::coverage::{features, settings};
 use super::envoy::Envoy;
 
 /// Cases whose requests are sent at the same time.
@@ -44,8 +44,10 @@ pub(crate) struct Bed {
 /// One comparison that could be made.
 #[derive(Clone, Debug)]
 pub(crate) struct Judged {
+    /// The case's place in the batch, and the request's in the case.
+    pub(crate) which: (usize, usize),
     pub(crate) focus: String,
-    /// Rows, operators and polarities in the rules that are enforced on the workload.
+    /// Rows, operators and polarities in the rules that are enforced on the workload, and its settings.
     pub(crate) features: Arc<BTreeSet<String>>,
     pub(crate) tcp: bool,
     pub(crate) mutual: bool,
@@ -212,16 +214,17 @@ impl Bed {
         }
         self.learn_paths(&cases).await;
         let mut prepared = Vec::new();
-        for (case, ready) in cases.into_iter().zip(ready).filter(|(_, ready)| taken(ready)) {
+        let all = cases.into_iter().zip(ready).enumerate();
+        for (i, (case, ready)) in all.filter(|(_, (_, ready))| taken(ready)) {
             let requests = case.requests.iter().map(|wire| self.prepare(wire, &case.mesh, &ready)).collect();
-            prepared.push((case, Prepared { ready, requests }));
+            prepared.push((i, case, Prepared { ready, requests }));
         }
         let start = std::time::Instant::now();
         let clients = &self.clients;
-        let answers = prepared.into_iter().map(|(case, prepared)| {
+        let answers = prepared.into_iter().map(|(i, case, prepared)| {
             let clients = clients.clone();
             // On the workers, all of them.
-            tokio::spawn(async move { compare(&clients, &case, prepared).await })
+            tokio::spawn(async move { compare(&clients, i, &case, prepared).await })
         });
         let mut all = (Vec::new(), Vec::new());
         let mut answers = futures::stream::iter(answers).buffer_unordered(AT_ONCE);
@@ -297,20 +300,22 @@ impl Bed {
     }
 }
 
-async fn compare(clients: &Clients, case: &Case, prepared: Prepared) -> (Vec<Judged>, Vec<Wrong>) {
+async fn compare(clients: &Clients, i: usize, case: &Case, prepared: Prepared) -> (Vec<Judged>, Vec<Wrong>) {
     let Prepared { ready, requests } = prepared;
-    let features = Arc::new(features(&ready.policy));
-    let mut by_peer: HashMap<Peer, Vec<(Sent<'_>, Expected)>> = HashMap::new();
-    for (wire, (path, headers, expected)) in case.requests.iter().zip(requests) {
+    let mut features = features(&ready.policy);
+    features.extend(settings(case, &ready.policy));
+    let features = Arc::new(features);
+    let mut by_peer: HashMap<Peer, Vec<(usize, Sent<'_>, Expected)>> = HashMap::new();
+    for (j, (wire, (path, headers, expected))) in case.requests.iter().zip(requests).enumerate() {
         if let Some(expected) = expected {
-            by_peer.entry(Peer::of(wire)).or_default().push((Sent { wire, path, headers }, expected));
+            by_peer.entry(Peer::of(wire)).or_default().push((j, Sent { wire, path, headers }, expected));
         }
     }
     let (mut judged, mut wrong) = (Vec::new(), Vec::new());
     for (peer, requests) in by_peer {
-        let sent: Vec<Sent<'_>> = requests.iter().map(|(sent, _)| sent.clone()).collect();
+        let sent: Vec<Sent<'_>> = requests.iter().map(|(_, sent, _)| sent.clone()).collect();
         let answers = clients.converse(ready.address, &peer, &sent).await;
-        for ((sent, expected), answer) in requests.iter().zip(answers) {
+        for ((j, sent, expected), answer) in requests.iter().zip(answers) {
             let Some((envoy, _)) = answer else { continue };
             let wire = sent.wire;
             // Not understood, so no policy saw it.
@@ -318,6 +323,7 @@ async fn compare(clients: &Clients, case: &Case, prepared: Prepared) -> (Vec<Jud
                 continue;
             }
             judged.push(Judged {
+                which: (i, *j),
                 focus: case.focus.clone(),
                 features: features.clone(),
                 tcp: wire.tcp,

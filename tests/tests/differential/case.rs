@@ -190,16 +190,38 @@ impl Mesh {
 impl Case {
     /// `Err` says which object admission refuses.
     pub(crate) fn ready(&self, run: Run<'_>) -> Result<Ready, String> {
+        self.read(run, admitted)
+    }
+
+    /// What admission would refuse is enforced as its closed value, as where there is no webhook.
+    pub(crate) fn closed(&self, run: Run<'_>) -> Ready {
+        let closed = |object: &Value, run: Run<'_>| match parsed(object, run).content {
+            Content::Object(object) => Ok(*object),
+            Content::Invalid { closed: Some(closed), .. } => Ok(*closed.object),
+            other => Err(format!("{other:?} has no closed value")),
+        };
+        self.read(run, closed).unwrap_or_else(|why| panic!("{why}: {self:#?}"))
+    }
+
+    fn read(
+        &self,
+        run: Run<'_>,
+        read: impl Fn(&Value, Run<'_>) -> Result<Object, String>,
+    ) -> Result<Ready, String> {
         let mesh = self.mesh.config();
-        let set = self.policies(&mesh, run)?;
+        let set = self.policies(&mesh, |object| read(object, run))?;
         let policy = policy::resolve(&set, &workload());
         Ok(Ready { address: run.address, mesh, policy, ecds: self.mesh.ecds })
     }
 
-    fn policies(&self, mesh: &MeshConfig, run: Run<'_>) -> Result<PolicySet, String> {
+    fn policies(
+        &self,
+        mesh: &MeshConfig,
+        read: impl Fn(&Value) -> Result<Object, String>,
+    ) -> Result<PolicySet, String> {
         let mut set = PolicySet::new(scope(mesh));
         for object in &self.policies {
-            match admitted(object, run)? {
+            match read(object)? {
                 Object::PeerAuthentication(policy) => set.put_peer(Arc::new(policy)),
                 Object::RequestAuthentication(policy) => set.put_request(Arc::new(policy)),
                 Object::AuthorizationPolicy(policy) => set.put_authorization(Arc::new(policy)),

@@ -7,7 +7,7 @@ use policy::matcher::{Atom, PathMatch, RequestPrincipal, StringMatch, TrustDomai
 use policy::{Clause, EffectivePolicy};
 
 use super::bed::Judged;
-use super::case::Outcome;
+use super::case::{Case, Outcome};
 
 /// Fewest decisions with a row × operator × polarity in force, per 20,000, for HTTP and for TCP: a TCP connection has
 /// fewer sides, so there are fewer different ones.
@@ -49,6 +49,71 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("metadata", &["string", "list"]),
 ];
 
+/// What else a case may have in force, with its fewest decisions per 20,000 for HTTP and for TCP, each with both verdicts.
+/// Zero where there is no such thing.
+const SETTINGS: &[(&str, [usize; 2])] = &[
+    ("inlined delivery", [1000, 300]),
+    ("delivery by extension configs", [1000, 300]),
+    ("normalization NONE", [500, 0]),
+    ("normalization BASE", [500, 0]),
+    ("normalization MERGE_SLASHES", [500, 0]),
+    ("normalization DECODE_AND_MERGE_SLASHES", [500, 0]),
+    ("trust domain aliases", [500, 200]),
+    ("action ALLOW", [1000, 300]),
+    ("action DENY", [1000, 300]),
+    ("action AUDIT", [500, 200]),
+    ("action CUSTOM, the authorizer agrees", [200, 60]),
+    ("action CUSTOM, the authorizer refuses", [200, 60]),
+    ("action CUSTOM, without provider", [100, 30]),
+    ("dry run of ALLOW", [200, 60]),
+    ("dry run of DENY", [200, 60]),
+    ("mTLS STRICT", [500, 200]),
+    ("mTLS PERMISSIVE", [500, 200]),
+    ("mTLS DISABLE", [300, 80]),
+    ("mTLS of single ports", [300, 80]),
+    ("tokens", [1000, 0]),
+    ("tokens required", [30, 0]),
+    ("tokens kept", [300, 0]),
+    ("tokens for an audience", [300, 0]),
+    ("tokens elsewhere", [300, 0]),
+];
+
+/// The names in [`SETTINGS`] that are true of a case.
+pub(crate) fn settings(case: &Case, policy: &EffectivePolicy) -> BTreeSet<String> {
+    let EffectivePolicy { mtls, jwt, custom, audit, deny, allow, drain: _ } = policy;
+    let mut all = BTreeSet::from([
+        if case.mesh.ecds { "delivery by extension configs" } else { "inlined delivery" }.to_owned(),
+        format!("normalization {}", case.mesh.normalization),
+        format!("mTLS {:?}", mtls.mode).to_uppercase().replace("MTLS", "mTLS"),
+    ]);
+    let mut add = |holds: bool, name: &str| {
+        if holds {
+            all.insert(name.to_owned());
+        }
+    };
+    let asked = |name: &str| custom.get(name).is_some_and(|rules| rules.enforced.is_some());
+    add(case.mesh.aliases.len() > 1, "trust domain aliases");
+    add(allow.enforced.is_some(), "action ALLOW");
+    add(deny.enforced.is_some(), "action DENY");
+    add(audit.enforced.is_some(), "action AUDIT");
+    add(allow.shadow.is_some(), "dry run of ALLOW");
+    add(deny.shadow.is_some(), "dry run of DENY");
+    add(asked("yes"), "action CUSTOM, the authorizer agrees");
+    add(asked("no"), "action CUSTOM, the authorizer refuses");
+    let provider = |policy: &serde_json::Value| policy["spec"]["provider"]["name"] == "nobody";
+    add(case.policies.iter().any(provider), "action CUSTOM, without provider");
+    add(!mtls.ports.is_empty(), "mTLS of single ports");
+    add(!jwt.is_empty(), "tokens");
+    add(jwt.iter().any(|rule| rule.presence == policy::Presence::Required), "tokens required");
+    add(jwt.iter().any(|rule| rule.forward_original_token), "tokens kept");
+    add(jwt.iter().any(|rule| !rule.audiences.is_empty()), "tokens for an audience");
+    let elsewhere = |rule: &policy::JwtRule| {
+        !(rule.from_headers.is_empty() && rule.from_params.is_empty() && rule.from_cookies.is_empty())
+    };
+    add(jwt.iter().any(elsewhere), "tokens elsewhere");
+    all
+}
+
 #[derive(Default)]
 pub(crate) struct Coverage {
     pub(crate) decisions: usize,
@@ -66,7 +131,7 @@ pub(crate) struct Coverage {
 
 impl Coverage {
     pub(crate) fn add(&mut self, judged: &Judged) {
-        let Judged { focus, features, tcp, mutual, http2, outcome } = judged;
+        let Judged { which: _, focus, features, tcp, mutual, http2, outcome } = judged;
         self.decisions += 1;
         *self.outcomes.entry(*outcome).or_default() += 1;
         let admitted = matches!(outcome, Outcome::Status(200) | Outcome::Echoed);
@@ -119,6 +184,16 @@ impl Coverage {
                 }
                 if whole.contains(&0) {
                     missing.push(format!("{polarity}{row}, tcp {tcp}: {whole:?}"));
+                }
+            }
+        }
+        for (name, shares) in SETTINGS {
+            for (tcp, share) in [false, true].into_iter().zip(shares) {
+                let [refused, admitted] =
+                    self.features.get(&((*name).to_owned(), tcp)).copied().unwrap_or_default();
+                let enough = refused + admitted >= share * self.decisions / 20_000;
+                if *share > 0 && (!enough || refused == 0 || admitted == 0) {
+                    missing.push(format!("{name}, tcp {tcp}: {refused} refused, {admitted} admitted"));
                 }
             }
         }

@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use super::case::{AUTO, Case, Fault, HTTP, Outcome, Place, Ready, Run, TCP, Token, Wire};
 use super::words::{self, chance, near, pick};
 
-const HTTP_REQUESTS: usize = 22;
-const TCP_REQUESTS: usize = 8;
+/// Of HTTP and of TCP.
+const REQUESTS: [usize; 2] = [22, 8];
+/// The fuzzer has seen most policies, and a further request costs less than a further policy.
+const FUZZ_REQUESTS: [usize; 2] = [48, 12];
 /// Callers of a case: each costs a connection.
 const CALLERS: usize = 5;
 const SPIFFE: &str = "spiffe://";
@@ -28,10 +30,12 @@ pub(crate) fn requests(rng: &mut StdRng, case: &Case, run: Run<'_>, place: Optio
     for _ in 0..CALLERS {
         callers.push(maker.candidate(rng));
     }
-    let http: Vec<Wire> = (0..HTTP_REQUESTS * 4).map(|_| maker.http(rng, &callers)).collect();
-    let tcp: Vec<Wire> = (0..TCP_REQUESTS * 3).map(|_| maker.tcp(rng)).collect();
-    let mut all = balanced(http, &ready, HTTP_REQUESTS);
-    all.extend(balanced(tcp, &ready, TCP_REQUESTS));
+    let fuzz = std::env::var_os("FUZZ_SECONDS").is_some();
+    let [of_http, of_tcp] = if fuzz { FUZZ_REQUESTS } else { REQUESTS };
+    let http: Vec<Wire> = (0..of_http * 4).map(|_| maker.http(rng, &callers)).collect();
+    let tcp: Vec<Wire> = (0..of_tcp * 3).map(|_| maker.tcp(rng)).collect();
+    let mut all = balanced(http, &ready, of_http);
+    all.extend(balanced(tcp, &ready, of_tcp));
     all
 }
 

@@ -171,10 +171,17 @@ async fn addresses_and_ports() {
         assert_eq!(bed.tcp(TCP, Some(&bed.client)).await, tcp, "{atom:?}");
     }
     // X-Forwarded-For is believed at a sidecar (semantics §12.5): remote, not source.
-    bed.enforce(&only(&Atom::RemoteIp(net("10.0.0.0/8")))).await;
-    let forwarded =
-        bed.http_with(HTTP, Some(&bed.client), "/", "x-forwarded-for: 1.1.1.1, 10.0.0.1\r\n").await;
-    assert_eq!(forwarded.unwrap().0, 200);
+    for (atom, expected) in [
+        (Atom::RemoteIp(net("10.0.0.0/8")), 200),
+        (Atom::SourceIp(net("10.0.0.0/8")), 403),
+        (Atom::RemoteIp(net("127.0.0.1/32")), 403),
+        (Atom::SourceIp(net("127.0.0.1/32")), 200),
+    ] {
+        bed.enforce(&only(&atom)).await;
+        let forwarded =
+            bed.http_with(HTTP, Some(&bed.client), "/", "x-forwarded-for: 1.1.1.1, 10.0.0.1\r\n").await;
+        assert_eq!(forwarded.unwrap().0, expected, "{atom:?}");
+    }
 }
 
 /// The counters that Istio documents, and nothing enforced (semantics §4.5).

@@ -76,6 +76,11 @@ fn namespaces_and_service_accounts_and_trust_domains() {
         ("bar", "spiffe://td/ns/evil/sa/x/ns/bar/sa/y", true),
         ("foo", "spiffe://td/ns/foo", false),
         ("*", "spiffe://td/orders", false),
+        ("foo", "spiffe://td/xns/foo/sa/a", false),
+        ("f*", "spiffe://td/xns/foo/sa/a", false),
+        // A pattern is an expression, and a plain one is text.
+        ("foo", "spiffe://td\n/ns/foo/sa/a", true),
+        ("f*", "spiffe://td\n/ns/foo/sa/a", false),
     ] {
         check_peer(&namespace(value), peer, expected);
     }
