@@ -1,10 +1,12 @@
 //! `countersign analyze`: policies that are legal and will not do what their author may think. What admission warns of is
-//! asked of the same function (`controller::offline`), what follows from a policy alone is in `rules` and `paths`. It
-//! changes nothing and refuses nothing.
+//! asked of the same function (`controller::offline`), what follows from a policy alone is in `rules` and `paths`, and from
+//! several together in `overlap` and `tokens`. It changes nothing and refuses nothing.
 
 mod code;
+mod overlap;
 mod paths;
 mod rules;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use crate::cli::FINDING;
 use crate::output::{OutputArgs, print, printable};
 use crate::translate::input::Input;
 use code::{Code, Severity};
+use overlap::Overlaps;
 
 /// Find policies that will not do what they look like
 ///
@@ -94,7 +97,7 @@ fn suppressed(texts: &[String]) -> Result<BTreeSet<(String, Option<String>)>> {
         Code::ALL
             .iter()
             .find(|known| known.id() == code)
-            .with_context(|| format!("there is no code {code:?}"))?;
+            .with_context(|| format!("there is no code {code:?}; all are in docs/reference/analysis.md"))?;
         of.map(split).transpose()?;
         Ok((code.to_owned(), of.map(str::to_owned)))
     };
@@ -109,8 +112,9 @@ fn analyze(input: Input) -> Vec<Message> {
     let mut offline = Offline::assuming_keys(mesh.clone(), objects.clone());
     // Of policies alone nobody can say that they select nothing.
     let alone = offline.workloads().is_empty();
+    let mut overlaps = Overlaps::default();
     for (object, origin) in objects.iter().zip(&origins) {
-        let found = of_object(&mesh, &mut offline, object);
+        let found = of_object(&mesh, &mut offline, &mut overlaps, object);
         for (code, text) in found.into_iter().filter(|(code, _)| !alone || *code != Code::SelectsNothing) {
             messages.push(message(code, object, origin, text));
         }
@@ -118,12 +122,22 @@ fn analyze(input: Input) -> Vec<Message> {
     messages
 }
 
-fn of_object(mesh: &MeshConfig, offline: &mut Offline, object: &Object) -> Vec<(Code, String)> {
+fn of_object(
+    mesh: &MeshConfig,
+    offline: &mut Offline,
+    overlaps: &mut Overlaps,
+    object: &Object,
+) -> Vec<(Code, String)> {
     let advice = offline.advise(object);
     let mut all: Vec<_> = advice.into_iter().map(|advice| (Code::from(advice.code), advice.text)).collect();
-    if let Object::AuthorizationPolicy(policy) = object {
-        all.extend(paths::walked_around(mesh.path_normalization, policy));
-        all.extend(rules::look(policy));
+    match object {
+        Object::AuthorizationPolicy(policy) => {
+            all.extend(paths::walked_around(mesh.path_normalization, policy));
+            all.extend(rules::look(policy));
+            all.extend(overlaps.rules(offline.policies(), policy));
+        }
+        Object::RequestAuthentication(policy) => all.extend(overlaps.tokens(offline.policies(), policy)),
+        _ => {}
     }
     all
 }

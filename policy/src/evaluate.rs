@@ -18,7 +18,7 @@ use crate::effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, Effe
 use crate::model::{MtlsMode, ObjectName};
 use view::View;
 
-pub use covers::covers;
+pub use covers::{covers, never_matches};
 pub use nearest::{Mismatch, NearMiss};
 pub use request::{Protocol, Request};
 pub use token::Refusal;

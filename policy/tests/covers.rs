@@ -236,6 +236,17 @@ proptest! {
     }
 
     #[test]
+    fn what_never_matches_never_does(
+        rule in rule().prop_flat_map(kin), requests in vec(request(), 24),
+    ) {
+        if never_matches(&rule) {
+            for request in requests.iter().filter(|request| request.protocol == Protocol::Http) {
+                prop_assert_eq!(matches(&rule, request), [false; 2], "{:?}", request);
+            }
+        }
+    }
+
+    #[test]
     fn every_rule_that_can_match_covers_itself(rule in rule()) {
         let can = !rule.permissions.is_empty() && !rule.principals.is_empty();
         prop_assert_eq!(covers(&rule, &rule), can);
@@ -264,6 +275,22 @@ fn of(clauses: &[(usize, &str)]) -> EffectiveRule {
         index: 0,
         permissions: side(PERMISSIONS),
         principals: side(PRINCIPALS),
+    }
+}
+
+#[test]
+fn contradictions_are_seen() {
+    for (rule, expected) in [
+        (&[(8, "/a !/a*")][..], true),
+        (&[(8, "/a / !/a*")], false),
+        (&[(0, "td/ns/a/sa/x !a")], true),
+        (&[(0, "td/ns/a/* !a")], false),
+        (&[(6, "8080"), (6, "8081")], true),
+        (&[(7, "GET"), (7, "POST GET")], false),
+        (&[(3, "v !*")], true),
+        (&[], false),
+    ] {
+        assert_eq!(never_matches(&of(rule)), expected, "{rule:?}");
     }
 }
 

@@ -41,10 +41,13 @@ pub(crate) enum Code {
     Shadowed,
     Regex,
     HostPort,
+    Denied,
+    RequiredTwice,
+    NeverMatches,
 }
 
 impl Code {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::NotUnderstood,
         Self::Unimplemented,
         Self::Reading,
@@ -63,6 +66,9 @@ impl Code {
         Self::Shadowed,
         Self::Regex,
         Self::HostPort,
+        Self::Denied,
+        Self::RequiredTwice,
+        Self::NeverMatches,
     ];
 
     pub(crate) fn id(self) -> &'static str {
@@ -85,12 +91,15 @@ impl Code {
             Self::Shadowed => "CS0203",
             Self::Regex => "CS0204",
             Self::HostPort => "CS0205",
+            Self::Denied => "CS0206",
+            Self::RequiredTwice => "CS0207",
+            Self::NeverMatches => "CS0208",
         }
     }
 
     pub(crate) fn severity(self) -> Severity {
         match self {
-            Self::NotUnderstood | Self::UnknownProvider => Severity::Error,
+            Self::NotUnderstood | Self::UnknownProvider | Self::RequiredTwice => Severity::Error,
             Self::TokenNotRequired | Self::DryRun => Severity::Info,
             Self::Unimplemented
             | Self::Reading
@@ -105,7 +114,9 @@ impl Code {
             | Self::Duplicate
             | Self::Shadowed
             | Self::Regex
-            | Self::HostPort => Severity::Warning,
+            | Self::HostPort
+            | Self::Denied
+            | Self::NeverMatches => Severity::Warning,
         }
     }
 

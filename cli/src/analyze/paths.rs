@@ -61,6 +61,9 @@ fn plain(atom: &Atom) -> Option<String> {
     let path = match atom {
         Atom::Path(PathMatch::Plain(StringMatch::Exact(path))) => path.to_string(),
         Atom::Path(PathMatch::Plain(StringMatch::Prefix(path))) => path.to_string(),
+        Atom::Path(PathMatch::Plain(StringMatch::Suffix(path))) if path.starts_with('/') => path.to_string(),
+        Atom::Path(PathMatch::Plain(StringMatch::Suffix(path))) => format!("/x{path}"),
+        Atom::Path(PathMatch::Template(path)) => path.replace("{**}", "x").replace("{*}", "x"),
         _ => return None,
     };
     (path.len() > 1 && path.starts_with('/')).then_some(path)

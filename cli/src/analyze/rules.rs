@@ -4,25 +4,14 @@ use policy::{Action, Atom, AuthorizationPolicy, Match, Operation, Rule, Source, 
 
 use super::code::Code;
 
-/// Rules that are compared with one another.
+/// Rules that are looked at.
 const RULES: usize = 64;
 /// What values have that are meant as regular expressions.
 const REGEX: [&str; 8] = [".*", ".+", "^", "$", "\\d", "\\w", "(?", "[a-z"];
 
 pub(super) fn look(policy: &AuthorizationPolicy) -> Vec<(Code, String)> {
     let mut all = Vec::new();
-    let rules: Vec<(usize, &Rule)> = policy.rules.iter().enumerate().take(RULES).collect();
-    for (index, rule) in &rules {
-        let before = rules.iter().take(*index);
-        if let Some((first, _)) = before.clone().find(|(_, other)| other == rule) {
-            all.push((Code::Duplicate, format!("rules[{index}] is the same as rules[{first}]")));
-        } else if let Some((wide, _)) = rules.iter().find(|(other, wide)| other != index && matches_all(wide))
-        {
-            all.push((
-                Code::Shadowed,
-                format!("rules[{index}] changes nothing: rules[{wide}] matches everything"),
-            ));
-        }
+    for (index, rule) in policy.rules.iter().enumerate().take(RULES) {
         all.extend(regex(rule).map(|(field, value)| {
             let text = format!(
                 "rules[{index}] {field}: {value:?} looks like a regular expression and is taken as it is"
@@ -36,11 +25,6 @@ pub(super) fn look(policy: &AuthorizationPolicy) -> Vec<(Code, String)> {
         }));
     }
     all
-}
-
-fn matches_all(rule: &Rule) -> bool {
-    let Rule { from, to, when, never } = rule;
-    from.is_empty() && to.is_empty() && when.is_empty() && !never
 }
 
 /// The first value that looks like one, with its field.

@@ -81,7 +81,10 @@ pub(crate) fn coded(publisher: &mut Publisher, object: &Object) -> Vec<Advice> {
     }
     let selected = selected(publisher, id, attachment);
     if selected.is_empty() {
-        advice.push(Code::SelectsNothing.says(nothing(&publisher.store, id, attachment)));
+        advice.push(match impossible(attachment) {
+            Some(text) => Code::NoEffect.says(text),
+            None => Code::SelectsNothing.says(nothing(&publisher.store, id, attachment)),
+        });
     }
     let store = &publisher.store;
     match object {
@@ -143,12 +146,35 @@ fn nothing(store: &Store, id: &ObjectName, attachment: &Attachment) -> String {
     let place = if root { "the mesh".to_owned() } else { format!("namespace {:?}", &*id.namespace) };
     match attachment {
         Attachment::Labels(_) => {
-            format!("spec.selector: selects nothing now: no workload of {place} has these labels")
+            let elsewhere =
+                store.workloads().find(|w| attachment.selects(&w.namespace, &w.namespace, &w.labels));
+            let elsewhere = elsewhere.map_or_else(String::new, |w| {
+                format!(
+                    "; one of namespace {:?} has, but a policy reaches its own namespace only",
+                    &*w.namespace
+                )
+            });
+            format!("spec.selector: selects nothing now: no workload of {place} has these labels{elsewhere}")
         }
         Attachment::Namespace | Attachment::Targets(_) => {
             format!("selects nothing now: {place} has no workload")
         }
     }
+}
+
+/// A selector that no workload can ever meet: Kubernetes takes no such label.
+fn impossible(attachment: &Attachment) -> Option<String> {
+    let Attachment::Labels(labels) = attachment else { return None };
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let word = |text: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        text.len() <= 63 && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inner)
+    };
+    let possible = |(key, value): &(&String, &String)| {
+        word(key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name)) && (value.is_empty() || word(value))
+    };
+    let (key, value) = labels.iter().find(|label| !possible(label))?;
+    Some(format!("spec.selector: can select nothing: {key}: {value:?} is no label that a workload can have"))
 }
 
 fn selected(publisher: &mut Publisher, id: &ObjectName, attachment: &Attachment) -> Vec<Selected> {

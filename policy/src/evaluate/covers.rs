@@ -17,6 +17,22 @@ pub fn covers(wide: &EffectiveRule, narrow: &EffectiveRule) -> bool {
         && alternatives(&wide.principals, &narrow.principals)
 }
 
+/// Whether `rule` matches no HTTP request whatever, because what it asks for rules itself out. A no says nothing.
+pub fn never_matches(rule: &EffectiveRule) -> bool {
+    let nothing = |branches: &[Vec<Clause>]| branches.iter().all(|branch| contradicts_itself(branch));
+    nothing(&rule.permissions) || nothing(&rule.principals)
+}
+
+fn contradicts_itself(branch: &[Clause]) -> bool {
+    let ruled_out = |had: &Atom| {
+        branch.iter().any(|other| {
+            other.none.iter().any(|excluded| implies(had, excluded))
+                || (!other.any.is_empty() && other.any.iter().all(|wanted| disjoint(had, wanted)))
+        })
+    };
+    branch.iter().any(|clause| !clause.any.is_empty() && clause.any.iter().all(ruled_out))
+}
+
 /// Each alternative of `narrow` is part of one of `wide`.
 fn alternatives(wide: &[Vec<Clause>], narrow: &[Vec<Clause>]) -> bool {
     let part =
