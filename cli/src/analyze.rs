@@ -8,7 +8,7 @@ mod paths;
 mod rules;
 mod tokens;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -130,6 +130,9 @@ fn of_object(
 ) -> Vec<(Code, String)> {
     let advice = offline.advise(object);
     let mut all: Vec<_> = advice.into_iter().map(|advice| (Code::from(advice.code), advice.text)).collect();
+    for (_, text) in all.iter_mut().filter(|(code, _)| *code == Code::SelectsNothing) {
+        text.push_str(&elsewhere(offline, object).unwrap_or_default());
+    }
     match object {
         Object::AuthorizationPolicy(policy) => {
             all.extend(paths::walked_around(mesh.path_normalization, policy));
@@ -140,6 +143,24 @@ fn of_object(
         _ => {}
     }
     all
+}
+
+/// Where the labels of a selector are that selects nothing. Admission does not say this: whoever writes a policy need not
+/// know what other namespaces run.
+fn elsewhere(offline: &Offline, object: &Object) -> Option<String> {
+    let attachment = match object {
+        Object::PeerAuthentication(policy) => &policy.attachment,
+        Object::RequestAuthentication(policy) => &policy.attachment,
+        Object::AuthorizationPolicy(policy) => &policy.attachment,
+        _ => return None,
+    };
+    let policy::Attachment::Labels(wanted) = attachment else { return None };
+    let has = |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(k) == Some(v));
+    let found = offline.workloads().into_iter().find(|workload| has(&workload.labels))?;
+    Some(format!(
+        "; one of namespace {:?} has, but a policy reaches its own namespace only",
+        &*found.namespace
+    ))
 }
 
 fn message(code: Code, object: &Object, origin: &str, message: String) -> Message {

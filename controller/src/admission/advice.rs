@@ -146,15 +146,7 @@ fn nothing(store: &Store, id: &ObjectName, attachment: &Attachment) -> String {
     let place = if root { "the mesh".to_owned() } else { format!("namespace {:?}", &*id.namespace) };
     match attachment {
         Attachment::Labels(_) => {
-            let elsewhere =
-                store.workloads().find(|w| attachment.selects(&w.namespace, &w.namespace, &w.labels));
-            let elsewhere = elsewhere.map_or_else(String::new, |w| {
-                format!(
-                    "; one of namespace {:?} has, but a policy reaches its own namespace only",
-                    &*w.namespace
-                )
-            });
-            format!("spec.selector: selects nothing now: no workload of {place} has these labels{elsewhere}")
+            format!("spec.selector: selects nothing now: no workload of {place} has these labels")
         }
         Attachment::Namespace | Attachment::Targets(_) => {
             format!("selects nothing now: {place} has no workload")
