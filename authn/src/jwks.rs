@@ -5,6 +5,7 @@
 //! budget. Then, as before the first fetch, there are no keys, and whoever asked has to refuse the tokens; never is there
 //! a stand-in key. Verifies no token and knows no policy.
 
+mod counters;
 mod fetch;
 mod guard;
 
@@ -16,6 +17,7 @@ use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use counters::{Counters, Summary};
 pub use fetch::{Client, FetchError, UnusableClient};
 pub use guard::Guard;
 
@@ -83,10 +85,12 @@ pub async fn keep(
     check: Check,
     mut wanted: watch::Receiver<Wanted>,
     updates: mpsc::Sender<Update>,
+    counters: Arc<Counters>,
 ) {
     let mut running: BTreeMap<Location, (watch::Sender<Duration>, AbortOnDropHandle<()>)> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
+        counters.wanted(now.keys());
         running.retain(|location, _| now.contains_key(location));
         for (location, timeout) in now {
             match running.get(&location) {
@@ -100,6 +104,7 @@ pub async fn keep(
                         client: client.clone(),
                         schedule,
                         check,
+                        counters: counters.clone(),
                     };
                     let keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run(updates.clone())));
                     running.insert(location, (patience, keeping));
@@ -121,11 +126,12 @@ struct Keeper {
     client: Client,
     schedule: Schedule,
     check: Check,
+    counters: Arc<Counters>,
 }
 
 impl Keeper {
     async fn run(self, updates: mpsc::Sender<Update>) {
-        let Self { location, timeout, client, schedule, check } = self;
+        let Self { location, timeout, client, schedule, check, counters } = self;
         let mut memory = Memory::default();
         let mut told = None;
         loop {
@@ -135,6 +141,8 @@ impl Keeper {
             let now = Instant::now();
             memory.learn(outcome, now);
             let update = memory.update(&location, &schedule, now);
+            let fetched = memory.good.as_ref().map(|(_, at)| *at).filter(|_| update.keys.is_some());
+            counters.learnt(&location, fetched, update.error.is_some());
             if let Some(error) = &update.error {
                 tracing::warn!(%location, %error, kept = update.keys.is_some(), "key set not fetched");
             }

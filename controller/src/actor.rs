@@ -23,7 +23,7 @@ use crate::publish::{Publisher, Refusal, SlotKey};
 use crate::receipts::{Key, ProxyRow, Receipts};
 use crate::report;
 use crate::status::{
-    Concerned, Connected, Journal, Objects, Report, Session, SessionId, Sessions, VersionFloor,
+    Concerned, Connected, Journal, KeysOf, Objects, Report, Session, SessionId, Sessions, VersionFloor,
 };
 use crate::store::Edit;
 
@@ -261,15 +261,15 @@ impl Actor {
         version: Option<Version>,
         findings: Vec<crds::Finding>,
     ) -> Edit {
-        let (object, missing) = match object {
+        let (object, keys) = match object {
             Object::RequestAuthentication(policy) => {
-                let Resolved { policy, missing } = self.keys.resolve(policy);
-                (Object::RequestAuthentication(policy), missing)
+                let Resolved { policy, missing, stale } = self.keys.resolve(policy);
+                (Object::RequestAuthentication(policy), KeysOf { missing, stale })
             }
-            other => (other, Vec::new()),
+            other => (other, KeysOf::default()),
         };
         let reference = object.object_ref();
-        self.objects.applied(reference.clone(), origin, version, findings, missing);
+        self.objects.applied(reference.clone(), origin, version, findings, keys);
         let edit = self.publisher.store.apply(object);
         self.receipts.touched(&reference, &edit);
         edit
@@ -278,10 +278,10 @@ impl Actor {
     /// Takes over what came of fetching keys, and publishes what it changes.
     fn learn(&mut self, update: Update) {
         let start = Instant::now();
-        for Resolved { policy, missing } in self.keys.learn(update) {
+        for Resolved { policy, missing, stale } in self.keys.learn(update) {
             let object = Object::RequestAuthentication(policy);
             let reference = object.object_ref();
-            self.objects.keys(&reference, missing);
+            self.objects.keys(&reference, KeysOf { missing, stale });
             let edit = self.publisher.store.apply(object);
             self.receipts.touched(&reference, &edit);
             if self.synced {
@@ -461,7 +461,7 @@ async fn collect(changes: &mut mpsc::Receiver<Change>, batch: &mut Vec<Change>) 
 fn trigger(edit: &Edit) -> Option<&'static str> {
     match edit {
         Edit::Nothing => None,
-        Edit::Policy { .. } | Edit::DestinationRule { .. } => Some("config"),
+        Edit::Policy { .. } | Edit::DestinationRule { .. } | Edit::Telemetry(_) => Some("config"),
         Edit::Service(_) => Some("service"),
         Edit::Workload { .. } | Edit::Slice(_) => Some("endpoint"),
         Edit::Mesh => Some("global"),

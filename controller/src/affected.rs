@@ -109,6 +109,12 @@ pub(crate) fn affected(store: &Store, edit: &Edit) -> Affected {
             services: BTreeSet::from([id.clone()]),
             ..Affected::default()
         },
+        // Which logs a proxy writes stands in its listeners.
+        Edit::Telemetry(namespace) => {
+            let root = **namespace == *store.mesh.root_namespace;
+            let inbound = if root { Namespaces::All } else { Namespaces::one(namespace.clone()) };
+            Affected { inbound, ..Affected::default() }
+        }
         Edit::Workload { old, new } => {
             let both = || old.iter().chain(new);
             Affected {

@@ -150,7 +150,8 @@ pub(crate) fn compiled(object: &Object) -> Option<String> {
         | Object::Service(_)
         | Object::Workload(_)
         | Object::EndpointSlice(_)
-        | Object::DestinationRule(_) => return None,
+        | Object::DestinationRule(_)
+        | Object::Telemetry(_) => return None,
     }
     Some(digest(&object))
 }

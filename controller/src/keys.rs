@@ -15,6 +15,8 @@ pub(crate) struct Resolved {
     pub(crate) policy: RequestAuthentication,
     /// Issuers whose tokens are refused because there are no keys, each with the reason.
     pub(crate) missing: Vec<String>,
+    /// Issuers whose keys are earlier ones, because the last fetch failed, each with the reason.
+    pub(crate) stale: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -73,11 +75,14 @@ impl Keys {
     }
 
     fn with_keys(&self, mut policy: RequestAuthentication) -> Resolved {
-        let mut missing = Vec::new();
+        let (mut missing, mut stale) = (Vec::new(), Vec::new());
         for rule in &mut policy.rules {
             let Some(place) = location(rule) else { continue };
             rule.jwks = match self.learnt.get(&place) {
-                Some(Learnt { keys: Some(keys), error: _ }) => Jwks::Inline(keys.clone()),
+                Some(Learnt { keys: Some(keys), error }) => {
+                    stale.extend(error.as_ref().map(|error| format!("{} ({error})", rule.issuer)));
+                    Jwks::Inline(keys.clone())
+                }
                 learnt => {
                     let error = learnt.and_then(|learnt| learnt.error.as_deref());
                     missing.push(match error {
@@ -88,7 +93,7 @@ impl Keys {
                 }
             };
         }
-        Resolved { policy, missing }
+        Resolved { policy, missing, stale }
     }
 
     /// Brings up to date what is to be fetched.
@@ -166,6 +171,13 @@ mod tests {
         let [second] = &keys.learn(told("http://a", Some("set"), None))[..] else { panic!("one policy") };
         assert_eq!(second.policy.rules[0].jwks, Jwks::Inline("set".into()));
         assert!(second.missing.is_empty());
+        assert!(second.stale.is_empty());
+        // A fetch that fails leaves them, and says so.
+        let [kept] = &keys.learn(told("http://a", Some("set"), Some("slow")))[..] else {
+            panic!("one policy")
+        };
+        assert_eq!(kept.policy, second.policy);
+        assert_eq!((&kept.missing[..], &kept.stale[..]), (&[][..], &["there (slow)".to_owned()][..]));
         // A new version of the policy has them at once.
         let other = keys.resolve(policy("q", vec![rule("there", remote("http://a"), 5)]));
         assert_eq!(other.policy.rules[0].jwks, Jwks::Inline("set".into()));

@@ -34,7 +34,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use authn::jwks::{Update, Wanted};
+use authn::jwks::{Counters, Update, Wanted};
 use mesh::{MeshConfig, Workload};
 use policy::ObjectName;
 use runtime::audit::Trail;
@@ -48,7 +48,7 @@ pub use status::Report;
 use actor::{Actor, Arrived, Command, Registry};
 use debug::Debug;
 use keys::Keys;
-use metrics::Metrics;
+use metrics::{KeySets, Metrics};
 use serve::hold::{self, Holding};
 use status::SessionId;
 
@@ -78,6 +78,7 @@ impl Controller {
         changes: mpsc::Receiver<Change>,
         trail: Trail,
     ) -> (Handle, impl Future<Output = Result<(), SourceEnded>> + Send + 'static) {
+        let runtime_metrics = metrics;
         let metrics = metrics.register(Metrics::new);
         let (commands, received) = mpsc::channel(COMMANDS);
         let (ready_sender, ready) = watch::channel(Err(vec!["starting".to_owned()]));
@@ -85,6 +86,9 @@ impl Controller {
         let (closed, closing) = mpsc::unbounded_channel();
         let arrived: Arrived = Arc::new(Mutex::new((0, Instant::now())));
         let (keys, wanted) = Keys::new();
+        let key_counters = Arc::<Counters>::default();
+        runtime_metrics
+            .register(|registry| registry.register_collector(Box::new(KeySets(key_counters.clone()))));
         let (update, learnt) = mpsc::channel(KEYS);
         let actor =
             Actor::new(metrics.clone(), arrived.clone(), ready_sender, registry_sender, (keys, learnt))
@@ -102,6 +106,7 @@ impl Controller {
             holding,
             debug,
             keys: (wanted, update),
+            key_counters,
             book,
             facts,
         };
@@ -122,6 +127,7 @@ pub struct Handle {
     holding: Holding,
     debug: Debug,
     keys: (watch::Receiver<Wanted>, mpsc::Sender<Update>),
+    key_counters: Arc<Counters>,
     /// What the proxies have in force, and what is known of the policies.
     book: receipts::Book,
     facts: watch::Receiver<Arc<receipts::All>>,
@@ -150,7 +156,7 @@ impl Handle {
     pub async fn fetch_keys(&self, client: authn::jwks::Client, schedule: authn::jwks::Schedule) {
         let (wanted, updates) = self.keys.clone();
         let public = |text: &str| crds::public_jwks(text).map(|keys| keys.text);
-        authn::jwks::keep(client, schedule, public, wanted, updates).await;
+        authn::jwks::keep(client, schedule, public, wanted, updates, self.key_counters.clone()).await;
     }
 
     /// Waits for the first readiness, or until the controller is gone.

@@ -3,12 +3,13 @@
 //!
 //! Istio's counters have no `_total` suffix, which this library would add: they are exposed as gauges that only grow.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -36,6 +37,38 @@ pub(crate) struct KindLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ResultLabel {
     pub(crate) result: &'static str,
+}
+
+/// Where the keys of other people's tokens stand; the first two have Istio's names.
+#[derive(Debug)]
+pub(crate) struct KeySets(pub(crate) Arc<authn::jwks::Counters>);
+
+impl Collector for KeySets {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let authn::jwks::Summary { fetched, failed, fresh, stale, missing, oldest } =
+            self.0.summary(Instant::now());
+        for (name, help, value) in [
+            ("pilot_jwks_resolver_network_fetch_success", "Key sets fetched", fetched),
+            ("pilot_jwks_resolver_network_fetch_fail", "Fetches of key sets that failed", failed),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        for (name, help, value) in [
+            ("countersign_jwks_fresh", "Key sets whose last fetch succeeded", fresh),
+            ("countersign_jwks_stale", "Key sets whose last fetch failed, earlier keys in use", stale),
+            ("countersign_jwks_missing", "Key sets that there are no keys of: tokens are refused", missing),
+            (
+                "countersign_jwks_oldest_seconds",
+                "Since the oldest keys in use were fetched",
+                oldest.as_secs(),
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug)]

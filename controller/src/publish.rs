@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::{Client, MeshConfig, Workload, WorkloadKind};
+use mesh::{Client, Log, Logs, MeshConfig, Sink, Workload, WorkloadKind};
 use policy::{EffectivePolicy, MtlsMode, ObjectName};
 use tokio::sync::watch;
 use xds::build::{self, Inbound, Outbound, OutboundService, Provider, ProxyShape, SharedShape};
@@ -22,7 +22,7 @@ use crate::endpoints::identity;
 use crate::guard::{Panicked, guarded};
 use crate::store::{Edit, Store};
 use groups::{Group, Groups, Inputs, Providers};
-use services::{Context, Services};
+use services::{Context, Services, Shared};
 use tables::{Encoded, Interner, Tables, keep_equal, overlaid};
 
 /// Where a builder failed, and with what. Until it succeeds the last good result stays in force.
@@ -86,6 +86,10 @@ struct Slot {
     group: Arc<Group>,
     /// Which DestinationRules count for it.
     client: Client,
+    /// Which logs these proxies write; those of `group` are the inbound ones.
+    logs: Logs,
+    /// Of what it shares with others.
+    key: Shared,
     /// Outbound side of a proxy without capture.
     private: Option<Private>,
     /// What it shares with others.
@@ -103,6 +107,7 @@ struct Private {
     version: u64,
     mesh: Arc<MeshConfig>,
     addresses: Vec<IpAddr>,
+    logs: Arc<[Log]>,
     encoded: Encoded,
 }
 
@@ -123,7 +128,7 @@ pub(crate) enum Refusal {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Builders {
     own: fn(&Inbound<'_>) -> Encoded,
-    service: fn(&MeshConfig, &OutboundService, SharedShape) -> Encoded,
+    service: fn(&MeshConfig, &[Log], &OutboundService, SharedShape) -> Encoded,
     outbound: fn(&Outbound<'_>) -> Encoded,
 }
 
@@ -143,6 +148,8 @@ pub(crate) struct Publisher {
     groups: Groups,
     slots: HashMap<SlotKey, Slot>,
     providers: Providers,
+    /// Access log services of the mesh configuration that exist.
+    log_services: BTreeSet<Arc<str>>,
     interner: Interner,
     pub(crate) failures: Failures,
     /// Grows with every commit that changed something.
@@ -190,13 +197,16 @@ impl Publisher {
             return Ok(slot.sender.subscribe());
         }
         let (subject, policy) = self.subject(key)?;
-        let group = self.group(key, &subject, policy, None);
+        let logs = self.store.logs(&subject);
+        let group = self.group(key, &subject, policy, &logs, None);
         let group = group.map_err(|_| Refusal::Failed(key.workload.clone()))?;
         let sender = watch::Sender::new(Arc::new(Snapshot::new(self.generation)));
         let own = group.tables.clone();
         let client = self.store.destination_rules.client(&subject.namespace, &subject.labels);
         let (shared, changed) = (Tables::default(), [self.generation; 5]);
-        let mut slot = Slot { sender, group, client, private: None, shared, own, changed };
+        let key_of_shared = self.services.key(key.shape.shared(), &logs.client);
+        let mut slot =
+            Slot { sender, group, client, logs, key: key_of_shared, private: None, shared, own, changed };
         self.publish(key, &subject, &mut slot);
         let receiver = slot.sender.subscribe();
         self.slots.insert(key.clone(), slot);
@@ -223,11 +233,11 @@ impl Publisher {
     pub(crate) fn sweep(&mut self) {
         self.slots.retain(|_, slot| slot.sender.receiver_count() > 0);
         self.groups.sweep();
-        let mut shapes: HashSet<SharedShape> = HashSet::new();
-        let mut used: HashMap<&Client, HashSet<SharedShape>> = HashMap::new();
-        for (key, slot) in &self.slots {
-            shapes.insert(key.shape.shared());
-            used.entry(&slot.client).or_default().insert(key.shape.shared());
+        let mut shapes: HashSet<Shared> = HashSet::new();
+        let mut used: HashMap<&Client, HashSet<Shared>> = HashMap::new();
+        for slot in self.slots.values() {
+            shapes.insert(slot.key);
+            used.entry(&slot.client).or_default().insert(slot.key);
         }
         self.services.retain(
             |client, shape| used.get(client).is_some_and(|shapes| shapes.contains(&shape)),
@@ -244,7 +254,9 @@ impl Publisher {
 
     fn resolve_providers(&mut self, affected: &mut Affected) {
         let providers = providers(&self.store);
-        if affected.mesh || providers != *self.providers {
+        let log_services = log_services(&self.store);
+        if affected.mesh || providers != *self.providers || log_services != self.log_services {
+            self.log_services = log_services;
             self.store.policies.scope.providers = providers.keys().cloned().collect();
             self.providers = Arc::new(providers);
             affected.merge(Affected {
@@ -287,10 +299,12 @@ impl Publisher {
                 return false;
             }
         };
-        if touched(key, affected)
-            && let Ok(group) = self.group(key, &subject, policy, Some(&slot.group))
-        {
-            slot.group = group;
+        if touched(key, affected) {
+            let logs = self.store.logs(&subject);
+            if let Ok(group) = self.group(key, &subject, policy, &logs, Some(&slot.group)) {
+                slot.group = group;
+                slot.logs = logs;
+            }
         }
         let published = self.publish(key, &subject, &mut slot);
         self.slots.insert(key.clone(), slot);
@@ -337,12 +351,15 @@ impl Publisher {
         key: &SlotKey,
         workload: &Workload,
         policy: Arc<EffectivePolicy>,
+        logs: &Logs,
         before: Option<&Arc<Group>>,
     ) -> Result<Arc<Group>, Panicked> {
         let failure = Failure::Workload(key.workload.clone());
         let services = self.store.services.namespace(&workload.namespace).map(|service| &**service);
         let ports = mesh::inbound_ports(workload, services);
-        let inputs = Inputs::new(&self.store.mesh, workload, ports, policy, &key.shape, &self.providers);
+        let logs = logs.server.clone();
+        let inputs =
+            Inputs::new(&self.store.mesh, workload, ports, policy, &key.shape, &self.providers, logs);
         match self.groups.get(&failure, inputs, before, self.builders.own, &mut self.interner) {
             Ok(group) => {
                 self.failures.clear(&failure);
@@ -360,7 +377,8 @@ impl Publisher {
         let Self { store, services, interner, failures, generation, builders, .. } = self;
         let mut context = Context { builders: *builders, mesh: &store.mesh, interner, failures };
         slot.client = store.destination_rules.client(&workload.namespace, &workload.labels);
-        let shared = services.shared(&slot.client, key.shape.shared(), store, &mut context);
+        slot.key = services.key(key.shape.shared(), &slot.logs.client);
+        let shared = services.shared(&slot.client, slot.key, store, &mut context);
         let own = if key.shape.captured() {
             slot.group.tables.clone()
         } else {
@@ -414,15 +432,18 @@ fn refresh_private(
         private.version == services.version
             && Arc::ptr_eq(&private.mesh, mesh)
             && private.addresses == workload.addresses
+            && private.logs == slot.logs.client
     });
     if fresh {
         return;
     }
     let failure = Failure::OutboundOf(key.workload.clone());
-    let addresses = &workload.addresses;
-    if let Some(encoded) = services.outbound(&failure, &workload.namespace, addresses, &key.shape, context) {
+    let (addresses, logs) = (&workload.addresses, slot.logs.client.clone());
+    if let Some(encoded) =
+        services.outbound(&failure, &workload.namespace, addresses, &key.shape, &logs, context)
+    {
         let (version, mesh, addresses) = (services.version, mesh.clone(), addresses.clone());
-        slot.private = Some(Private { version, mesh, addresses, encoded });
+        slot.private = Some(Private { version, mesh, addresses, logs, encoded });
     }
 }
 
@@ -458,22 +479,19 @@ fn providers(store: &Store) -> BTreeMap<Arc<str>, Provider> {
     let mut found = BTreeMap::new();
     for provider in &store.mesh.extension_providers {
         let Some(ext_authz) = &provider.ext_authz else { continue };
-        let (namespace, host) = match ext_authz.service.split_once('/') {
-            Some((namespace, host)) => (Some(namespace), host),
-            None => (None, &*ext_authz.service),
-        };
-        let service = store.services.iter().find(|service| {
-            *service.hostname == *host
-                && namespace.is_none_or(|ns| *service.namespace == *ns)
-                && service.ports.iter().any(|port| port.port == ext_authz.port)
-        });
-        if let Some(service) = service {
+        if let Some(service) = store.service_at(&ext_authz.service, ext_authz.port) {
             let cluster = format!("outbound|{}||{}", ext_authz.port, service.hostname).into();
             let hostname = service.hostname.clone();
             found.entry(provider.name.clone()).or_insert(Provider { cluster, hostname });
         }
     }
     found
+}
+
+/// The providers of access logs that are services and whose service exists.
+fn log_services(store: &Store) -> BTreeSet<Arc<str>> {
+    let services = store.mesh.log_providers.iter().filter(|(_, sink)| matches!(sink, Sink::Service { .. }));
+    services.filter(|(_, sink)| store.reaches(sink)).map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(test)]

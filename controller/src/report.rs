@@ -1,10 +1,10 @@
 //! Puts the answer of `/status` together from the parts that know. Computes policy for nobody: selection here is only
 //! for the conditions' messages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
-use crds::ObjectRef;
+use crds::{Kind, ObjectRef};
 use mesh::Workload;
 use policy::ObjectName;
 use runtime::http::Reasons;
@@ -39,7 +39,10 @@ pub(crate) fn report(
     for (object, known) in &mut objects.known {
         let verdicts = match facts.get(object) {
             Some(fact) => evaluate(fact, &here.targets(fact, store)),
-            None => conditions_of_others(object, known, store),
+            None => conditions_of_others(object, known, store)
+                .into_iter()
+                .chain(log_providers(object, store))
+                .collect(),
         };
         statuses.push(ObjectStatus {
             kind: object.kind.as_str().to_owned(),
@@ -72,6 +75,24 @@ pub(crate) fn report(
             .collect(),
         failures: failures.map(failure).collect(),
     }
+}
+
+/// Whether the places exist that a Telemetry names; one that does not is as if it was not named.
+fn log_providers(object: &ObjectRef, store: &Store) -> Option<Verdict> {
+    let telemetry = (object.kind == Kind::Telemetry).then(|| store.telemetry(&object.id)).flatten()?;
+    let names = telemetry.access_logging.iter().flat_map(|entry| &entry.providers);
+    let known = |name: &str| store.mesh.sink(name).is_some_and(|sink| store.reaches(&sink));
+    let missing: BTreeSet<&str> = names.map(|name| &**name).filter(|name| !known(name)).collect();
+    if missing.is_empty() {
+        return Some(Verdict::yes("ResolvedRefs", String::new()));
+    }
+    let missing: Vec<&str> = missing.into_iter().collect();
+    let message = format!(
+        "the mesh configuration has no access log provider of these names whose service and port exist: {}; what names \
+         only such has no effect",
+        missing.join(", ")
+    );
+    Some(Verdict::no("ResolvedRefs", "ProviderNotFound", message))
 }
 
 fn condition(verdict: Verdict, known: &mut Known) -> Condition {

@@ -7,7 +7,7 @@ mod sessions;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::receipts::{Journal, Nack};
-pub(crate) use objects::{Known, Objects};
+pub(crate) use objects::{KeysOf, Known, Objects};
 pub(crate) use sessions::{Concerned, Connected, Session, SessionId, Sessions, VersionFloor};
 
 /// Everything, at one moment.

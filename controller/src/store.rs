@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crds::{Kind, Object, ObjectRef};
-use mesh::{DestinationRule, DestinationRules, EndpointSlice, MeshConfig, Service, Workload, WorkloadKind};
+use mesh::{
+    DestinationRule, DestinationRules, EndpointSlice, Logs, MeshConfig, Service, Sink, Telemetry, Workload,
+    WorkloadKind,
+};
 use policy::{ObjectName, PolicySet, Scope};
 
 /// Objects of one kind by namespace and name.
@@ -68,6 +71,8 @@ pub(crate) enum Edit {
         mtls: bool,
     },
     Service(ObjectName),
+    /// A Telemetry of this namespace.
+    Telemetry(Arc<str>),
     Workload {
         old: Option<Arc<Workload>>,
         new: Option<Arc<Workload>>,
@@ -94,6 +99,7 @@ pub(crate) struct Store {
     entries: Objects<Workload>,
     slices: Objects<EndpointSlice>,
     pub(crate) destination_rules: DestinationRules,
+    telemetries: Objects<Telemetry>,
     /// Workloads by each of their addresses.
     by_address: HashMap<IpAddr, BTreeSet<(Rank, ObjectName)>>,
     /// EndpointSlices by the service they belong to.
@@ -152,6 +158,10 @@ impl Store {
                 let id = ObjectName { namespace: rule.namespace.clone(), name: rule.name.clone() };
                 self.set_destination_rule(&id, Some(rule))
             }
+            Object::Telemetry(new) => {
+                let id = ObjectName { namespace: new.namespace.clone(), name: new.name.clone() };
+                self.set_telemetry(&id, Some(new))
+            }
             Object::PeerAuthentication(new) => {
                 let id = new.meta.id.clone();
                 let here = self.policies.namespace(&id.namespace).and_then(|n| n.peer.get(&id.name));
@@ -193,6 +203,7 @@ impl Store {
             Kind::WorkloadEntry => self.set_workload(id, WorkloadKind::WorkloadEntry, None),
             Kind::EndpointSlice => self.set_slice(id, None),
             Kind::DestinationRule => self.set_destination_rule(id, None),
+            Kind::Telemetry => self.set_telemetry(id, None),
             Kind::PeerAuthentication => {
                 self.policies.remove_peer(id);
                 policy_edit(id, true, false)
@@ -289,6 +300,49 @@ impl Store {
         Edit::Slice(old.iter().chain(&new).map(|slice| service(slice)).collect())
     }
 
+    fn set_telemetry(&mut self, id: &ObjectName, new: Option<Telemetry>) -> Edit {
+        let new = new.map(Arc::new);
+        let old = self.telemetries.set(id, new.clone());
+        if old == new { Edit::Nothing } else { Edit::Telemetry(id.namespace.clone()) }
+    }
+
+    /// The Telemetry of that name.
+    pub(crate) fn telemetry(&self, id: &ObjectName) -> Option<&Arc<Telemetry>> {
+        self.telemetries.get(id)
+    }
+
+    /// Which logs the proxy of `workload` writes.
+    pub(crate) fn logs(&self, workload: &Workload) -> Logs {
+        let root = &*self.mesh.root_namespace;
+        let in_root = *workload.namespace == *root;
+        let own = (!in_root).then(|| self.telemetries.namespace(&workload.namespace));
+        let root = self.telemetries.namespace(root).map(|telemetry| &**telemetry);
+        let own = own.into_iter().flatten().map(|telemetry| &**telemetry);
+        let layers = mesh::telemetry::layers(root, own, in_root, &workload.labels);
+        Logs::resolve(&self.mesh, &layers, |sink| self.reaches(sink))
+    }
+
+    /// Whether lines can be written there: a service of logs has to exist.
+    pub(crate) fn reaches(&self, sink: &Sink) -> bool {
+        match sink {
+            Sink::File { .. } => true,
+            Sink::Service { service, port, .. } => self.service_at(service, *port).is_some(),
+        }
+    }
+
+    /// The service `[NAMESPACE/]HOST` if it has that port.
+    pub(crate) fn service_at(&self, service: &str, port: u16) -> Option<&Arc<Service>> {
+        let (namespace, host) = match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, service),
+        };
+        self.services.iter().find(|service| {
+            *service.hostname == *host
+                && namespace.is_none_or(|ns| *service.namespace == *ns)
+                && service.ports.iter().any(|p| p.port == port)
+        })
+    }
+
     fn forget_mention(&mut self, address: IpAddr, service: &ObjectName) {
         let Some(services) = self.mentioned.get_mut(&address) else { return };
         if let Some(count) = services.get_mut(service) {
@@ -352,7 +406,7 @@ impl Store {
     }
 
     /// Number of objects of each kind, for metrics.
-    pub(crate) fn counts(&self) -> [(Kind, usize); 10] {
+    pub(crate) fn counts(&self) -> [(Kind, usize); 11] {
         let policies = || self.policies.namespaces().map(|(_, policies)| policies);
         [
             (Kind::Namespace, self.namespaces.len()),
@@ -365,6 +419,7 @@ impl Store {
             (Kind::PeerAuthentication, policies().map(|p| p.peer.len()).sum()),
             (Kind::RequestAuthentication, policies().map(|p| p.request.len()).sum()),
             (Kind::AuthorizationPolicy, policies().map(|p| p.authorization.len()).sum()),
+            (Kind::Telemetry, self.telemetries.len()),
         ]
     }
 }

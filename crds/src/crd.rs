@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::Kind;
 use crate::spec::{
     AuthorizationPolicySpec, DestinationRuleSpec, PeerAuthenticationSpec, RequestAuthenticationSpec,
-    WorkloadEntrySpec,
+    TelemetrySpec, WorkloadEntrySpec,
 };
 use structural::structural;
 
@@ -95,6 +95,16 @@ pub fn definitions() -> Vec<Definition> {
             spec: spec::<RequestAuthenticationSpec>(),
             spec_required: false,
             columns: vec![enforced()],
+        },
+        Source {
+            kind: Kind::Telemetry,
+            plural: "telemetries",
+            short_name: "telemetry",
+            category: "telemetry-istio-io",
+            about: "Which access logs the workloads of a namespace write.",
+            spec: spec::<TelemetrySpec>(),
+            spec_required: false,
+            columns: Vec::new(),
         },
         Source {
             kind: Kind::WorkloadEntry,

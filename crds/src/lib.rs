@@ -32,6 +32,7 @@ mod selector;
 mod service;
 mod service_account;
 mod strict;
+mod telemetry;
 mod unimplemented;
 mod values;
 mod when;
@@ -63,6 +64,9 @@ pub mod spec {
     };
     pub use crate::selector::{PolicyTargetReference, WorkloadSelector};
     pub use crate::service::ServiceSpec;
+    pub use crate::telemetry::{
+        AccessLoggingEntry, Filter, LogSelector, ProviderReference, TelemetrySpec, WorkloadMode,
+    };
     pub use crate::workload_entry::WorkloadEntrySpec;
 }
 

@@ -2,6 +2,7 @@
 //! values are not: whoever reads it keeps the last good configuration. It does not look providers up.
 
 mod idle;
+mod logs;
 mod providers;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ struct Document {
     access_log_format: String,
     access_log_encoding: Option<Encoding>,
     extension_providers: Vec<Provider>,
+    default_providers: logs::Defaults,
     default_config: DefaultConfig,
 }
 
@@ -135,11 +137,13 @@ fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
         access_log_format,
         access_log_encoding,
         extension_providers,
+        default_providers: logs::Defaults { access_logging },
         default_config: DefaultConfig { gateway_topology: GatewayTopology { num_trusted_proxies } },
     } = document;
     let defaults = MeshConfig::default();
     let root = At::ROOT;
     let (min_tls_1_3, cipher_suites) = read_mtls(mesh_mtls, issues);
+    let (extension_providers, log_providers) = providers::read(extension_providers, issues);
     let aliases = root.key("trustDomainAliases");
     MeshConfig {
         trust_domain: match trust_domain {
@@ -178,7 +182,9 @@ fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
         access_log_file,
         access_log_format,
         access_log_json: access_log_encoding == Some(Encoding::Json),
-        extension_providers: providers::read(extension_providers, issues),
+        extension_providers,
+        log_providers,
+        default_log_providers: access_logging.into_iter().map(Into::into).collect(),
         num_trusted_proxies,
     }
 }

@@ -16,6 +16,7 @@ pub enum Object {
     PeerAuthentication(policy::PeerAuthentication),
     RequestAuthentication(policy::RequestAuthentication),
     AuthorizationPolicy(policy::AuthorizationPolicy),
+    Telemetry(mesh::Telemetry),
 }
 
 impl Object {
@@ -49,6 +50,7 @@ impl Object {
             Self::AuthorizationPolicy(p) => {
                 ObjectRef { kind: Kind::AuthorizationPolicy, id: p.meta.id.clone() }
             }
+            Self::Telemetry(t) => ObjectRef { kind: Kind::Telemetry, id: id(&t.namespace, &t.name) },
         }
     }
 }
@@ -84,10 +86,11 @@ pub enum Kind {
     PeerAuthentication,
     RequestAuthentication,
     AuthorizationPolicy,
+    Telemetry,
 }
 
 impl Kind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -98,6 +101,7 @@ impl Kind {
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
+        Self::Telemetry,
     ];
 
     /// The value of `kind`.
@@ -113,6 +117,7 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::Telemetry => "Telemetry",
         }
     }
 
@@ -125,6 +130,7 @@ impl Kind {
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 "security.istio.io"
             }
+            Self::Telemetry => "telemetry.istio.io",
         }
     }
 
@@ -138,6 +144,7 @@ impl Kind {
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 &["v1", "v1beta1"]
             }
+            Self::Telemetry => &["v1", "v1alpha1"],
         }
     }
 

@@ -10,7 +10,7 @@ use crate::path::At;
 use crate::salvage::Spec;
 use crate::{
     authorization_policy, destination_rule, endpoint_slice, namespace, peer_authentication, pod,
-    request_authentication, service, service_account, unimplemented, workload_entry,
+    request_authentication, service, service_account, telemetry, unimplemented, workload_entry,
 };
 
 /// What a document turned out to be.
@@ -136,6 +136,7 @@ fn other(
         Kind::Pod => pod::read(metadata, document, issues),
         Kind::WorkloadEntry => workload_entry::read(metadata, document, issues),
         Kind::EndpointSlice => endpoint_slice::read(metadata, document, issues),
+        Kind::Telemetry => telemetry::read(metadata, document, issues),
         Kind::DestinationRule
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication

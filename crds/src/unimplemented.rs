@@ -58,7 +58,6 @@ pub fn unimplemented() -> &'static [Unimplemented] {
 const EXTENSIONS: &str = "extensions.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const NETWORKING: &str = "networking.istio.io";
-const TELEMETRY: &str = "telemetry.istio.io";
 
 const ALPHA: &[&str] = &["v1alpha1"];
 const GATEWAY_VERSIONS: &[&str] = &["v1", "v1beta1"];
@@ -112,8 +111,6 @@ const UNIMPLEMENTED: &[Unimplemented] = &[
         "requests go where the client addresses them: no match, rewrite, redirect, direct response, injected fault or JWT-claim route of it applies"),
     row(NETWORKING, "WorkloadGroup", "workloadgroups", NETWORKING_VERSIONS, Access::Narrower,
         "machines are not registered by it: write a WorkloadEntry for each"),
-    row(TELEMETRY, "Telemetry", "telemetries", &["v1alpha1", "v1"], Access::Unchanged,
-        "access logs, traces and metrics are not what it says: records that it asks for are missing"),
 ];
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::telemetry::Sink;
+
 /// Defaults are Istio's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshConfig {
@@ -19,12 +21,16 @@ pub struct MeshConfig {
     pub inbound_mode: InboundMode,
     /// `outboundTrafficPolicy.mode` is ALLOW_ANY (default) rather than REGISTRY_ONLY.
     pub outbound_allow_any: bool,
-    /// Empty: no access log.
+    /// Empty: no access log, unless a provider is asked for.
     pub access_log_file: String,
     /// Empty: the default format.
     pub access_log_format: String,
     pub access_log_json: bool,
     pub extension_providers: Vec<ExtensionProvider>,
+    /// The providers of access logs among `extensionProviders`.
+    pub log_providers: BTreeMap<Arc<str>, Sink>,
+    /// `defaultProviders.accessLogging`.
+    pub default_log_providers: Vec<Arc<str>>,
     /// `defaultConfig.gatewayTopology.numTrustedProxies`.
     pub num_trusted_proxies: u32,
 }
@@ -46,6 +52,8 @@ impl Default for MeshConfig {
             access_log_format: String::new(),
             access_log_json: false,
             extension_providers: Vec::new(),
+            log_providers: BTreeMap::new(),
+            default_log_providers: Vec::new(),
             num_trusted_proxies: 0,
         }
     }

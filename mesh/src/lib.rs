@@ -5,6 +5,7 @@ pub mod destination_rule;
 mod path;
 pub mod protocol;
 pub mod service;
+pub mod telemetry;
 pub mod workload;
 
 pub use config::{
@@ -18,4 +19,5 @@ pub use protocol::Protocol;
 pub use service::{
     Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort, endpoints,
 };
+pub use telemetry::{AccessLogging, Log, LogFormat, LogMode, LogService, Logs, Reach, Sink, Telemetry};
 pub use workload::{InboundPort, Workload, WorkloadKind, inbound_ports};

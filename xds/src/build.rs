@@ -27,7 +27,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh::{
-    ClientTls, ExtAuthz, ExtensionProvider, InboundPort, MeshConfig, Protocol, Service, ServicePort, Workload,
+    ClientTls, ExtAuthz, ExtensionProvider, InboundPort, Log, MeshConfig, Protocol, Service, ServicePort,
+    Workload,
 };
 use policy::EffectivePolicy;
 
@@ -49,6 +50,8 @@ pub struct Inbound<'a> {
     pub shape: &'a ProxyShape,
     /// The ext_authz providers of the mesh config whose service exists, by provider name.
     pub providers: &'a BTreeMap<Arc<str>, Provider>,
+    /// [`mesh::Logs::server`].
+    pub logs: &'a [Log],
 }
 
 /// Where an ext_authz provider is reached.
@@ -108,6 +111,8 @@ pub struct Outbound<'a> {
     pub addresses: &'a [IpAddr],
     pub services: &'a [&'a OutboundService],
     pub shape: &'a ProxyShape,
+    /// [`mesh::Logs::client`].
+    pub logs: &'a [Log],
 }
 
 impl<'a> Inbound<'a> {
@@ -170,6 +175,7 @@ fn bound_clusters(
 /// [`SharedShape`].
 pub fn service(
     mesh: &MeshConfig,
+    logs: &[Log],
     service: &OutboundService,
     shape: SharedShape,
 ) -> Vec<(ResourceType, Resource)> {
@@ -186,7 +192,7 @@ pub fn service(
         resources.push(encode::resource(&*assignment.cluster_name, &assignment));
     }
     if shape.captured {
-        resources.extend(outbound::tcp(mesh, service).iter().map(|l| encode::resource(&*l.name, l)));
+        resources.extend(outbound::tcp(mesh, logs, service).iter().map(|l| encode::resource(&*l.name, l)));
     }
     resources
 }
@@ -194,7 +200,7 @@ pub fn service(
 /// Outbound listeners and routes of a proxy. For captured proxies the result depends on the mesh, the namespace, the
 /// services and [`ProxyShape::shared`] only; without capture it is the proxy's own.
 pub fn outbound(outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
-    let Outbound { mesh, namespace, addresses: _, services, shape } = *outbound;
+    let Outbound { mesh, namespace, addresses: _, services, shape, logs: _ } = *outbound;
     let blackhole = cluster::blackhole();
     let mut resources = vec![encode::resource(&*blackhole.name, &blackhole)];
     let mut listeners = Vec::new();

@@ -136,7 +136,7 @@ async fn the_last_good_keys_survive_failures_and_nonsense() {
     .await;
     let (_wanted, receiver) = watch::channel(Wanted::from([(at(addr), SECOND)]));
     let (sender, mut updates) = mpsc::channel(8);
-    tokio::spawn(keep(client(), quick(), check, receiver, sender));
+    tokio::spawn(keep(client(), quick(), check, receiver, sender, Arc::default()));
     let set = |n: &str| Some(format!("set {n}"));
     let told = [
         next(&mut updates).await,
@@ -160,7 +160,7 @@ async fn another_timeout_forgets_no_keys() {
     let (addr, script) = serve([keys("set 1")]).await;
     let (wanted, receiver) = watch::channel(Wanted::from([(at(addr), SECOND)]));
     let (sender, mut updates) = mpsc::channel(8);
-    tokio::spawn(keep(client(), quick(), check, receiver, sender));
+    tokio::spawn(keep(client(), quick(), check, receiver, sender, Arc::default()));
     assert_eq!(next(&mut updates).await, (Some("set 1".to_owned()), None));
     *script.lock().unwrap() = [Answer::Http(500, String::new(), "")].into();
     wanted.send_modify(|wanted| {
@@ -177,7 +177,7 @@ async fn a_silent_location_harms_no_other_and_what_is_not_wanted_any_more_is_lef
     let (good, _) = serve([keys("set 1")]).await;
     let (wanted, receiver) = watch::channel(Wanted::from([(at(slow), Duration::from_secs(3600))]));
     let (sender, mut updates) = mpsc::channel(8);
-    let keeping = tokio::spawn(keep(client(), quick(), check, receiver, sender));
+    let keeping = tokio::spawn(keep(client(), quick(), check, receiver, sender, Arc::default()));
     wanted.send_modify(|wanted| {
         wanted.insert(at(good), SECOND);
     });
@@ -214,4 +214,105 @@ fn keys_are_given_up_when_their_time_is_over_and_no_earlier() {
     assert_eq!((over.keys, over.error.as_deref()), (None, Some("down")));
     memory.learn(Ok("keys".to_owned()), after(12));
     assert_eq!(memory.update(&location, &schedule, after(12)).error, None);
+}
+
+/// One location that never answers well, one that always does: the first is asked less and less often, and costs the
+/// second nothing.
+#[tokio::test]
+async fn backoff_is_of_one_location_alone_and_everything_is_counted() {
+    let (bad, _) = serve([Answer::Http(500, String::new(), "")]).await;
+    let (good, script) = serve([keys("set 1")]).await;
+    let schedule =
+        Schedule { refresh: Duration::from_millis(5), retry: Duration::from_secs(3600), ..quick() };
+    let schedule = Schedule { retry_max: Duration::from_secs(3600), ..schedule };
+    let (wanted, receiver) = watch::channel(Wanted::from([(at(bad), SECOND), (at(good), SECOND)]));
+    let (sender, mut updates) = mpsc::channel(8);
+    let counters = Arc::<Counters>::default();
+    tokio::spawn(keep(client(), schedule, check, receiver, sender, counters.clone()));
+    let told = [next(&mut updates).await, next(&mut updates).await];
+    assert!(told.iter().any(|(keys, _)| keys.as_deref() == Some("set 1")), "{told:?}");
+    assert!(told.iter().any(|(_, error)| error.as_ref().is_some_and(|e| e.contains("500"))), "{told:?}");
+    // Many refreshes of the good one, one attempt of the bad one.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while counters.summary(Instant::now()).fetched < 5 {
+        assert!(Instant::now() < deadline, "the good one is not refreshed");
+        tokio::task::yield_now().await;
+    }
+    let now = counters.summary(Instant::now());
+    assert_eq!((now.failed, now.fresh, now.stale, now.missing), (1, 1, 0, 1));
+    // The good one goes bad: its keys are kept, and told to be stale.
+    *script.lock().unwrap() = [Answer::Http(503, String::new(), "")].into();
+    let (kept, error) = next(&mut updates).await;
+    assert_eq!(kept.as_deref(), Some("set 1"));
+    assert!(error.unwrap().contains("503"));
+    let start = Instant::now();
+    let now = counters.summary(start);
+    assert_eq!((now.failed, now.fresh, now.stale, now.missing), (2, 0, 1, 1));
+    assert!(counters.summary(start + SECOND).oldest >= SECOND);
+    wanted.send_modify(|wanted| {
+        wanted.remove(&at(bad));
+    });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while counters.summary(Instant::now()).missing > 0 {
+        assert!(Instant::now() < deadline, "what is not wanted is still counted");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Whatever a location brings that is no usable key set, the keys before it stay; and where there were none, there are
+/// none afterwards: nothing is put in their place.
+#[tokio::test]
+async fn nothing_stands_in_for_keys() {
+    for (answer, part) in [
+        (keys("<html>"), "no key set"),
+        (keys("{}"), "no key set"),
+        (keys(""), "no key set"),
+        (Answer::Http(200, "x".repeat(2 << 20), ""), "more than"),
+        (Answer::Redirect("http://169.254.169.254/latest".to_owned()), "must not go"),
+        (Answer::Redirect("file:///etc/passwd".to_owned()), ""),
+    ] {
+        for before in [None, Some("set 1")] {
+            let first = before.map(keys);
+            let (addr, _) = serve(first.into_iter().chain([answer.clone()])).await;
+            let (_wanted, receiver) = watch::channel(Wanted::from([(at(addr), SECOND)]));
+            let (sender, mut updates) = mpsc::channel(8);
+            tokio::spawn(keep(client(), quick(), check, receiver, sender, Arc::default()));
+            if before.is_some() {
+                assert_eq!(next(&mut updates).await, (before.map(str::to_owned), None));
+            }
+            let (kept, error) = next(&mut updates).await;
+            assert_eq!(kept.as_deref(), before, "{answer:?}");
+            assert!(error.as_ref().is_some_and(|error| error.contains(part)), "{answer:?}: {error:?}");
+        }
+    }
+}
+
+/// The end of the budget, on real time: keys, then none, then keys again.
+#[tokio::test]
+async fn the_budget_ends_and_a_good_answer_begins_it_anew() {
+    let (addr, script) = serve([keys("set 1"), Answer::Http(500, String::new(), "")]).await;
+    let schedule = Schedule { staleness: Duration::from_millis(100), ..quick() };
+    let (_wanted, receiver) = watch::channel(Wanted::from([(at(addr), SECOND)]));
+    let (sender, mut updates) = mpsc::channel(8);
+    tokio::spawn(keep(client(), schedule, check, receiver, sender, Arc::default()));
+    let set = Some("set 1".to_owned());
+    assert_eq!(next(&mut updates).await, (set.clone(), None));
+    assert_eq!(next(&mut updates).await.0, set, "kept within the budget");
+    let (none, error) = next(&mut updates).await;
+    assert_eq!(none, None);
+    assert!(error.unwrap().contains("500"));
+    *script.lock().unwrap() = [keys("set 1")].into();
+    assert_eq!(next(&mut updates).await, (set, None));
+}
+
+/// A private CA is believed where it was given, and only there; a proxy is asked for everything.
+#[tokio::test]
+async fn a_proxy_is_asked_in_place_of_the_location() {
+    let (proxy, _) = serve([keys("from the proxy")]).await;
+    let proxied = Client::new(Guard::default(), None, Some(&format!("http://{proxy}"))).unwrap();
+    let there = Location::Uri("http://keys.example/".into());
+    assert_eq!(proxied.fetch(&there, SECOND).await.unwrap(), "from the proxy");
+    let nowhere = Location::Uri("http://169.254.169.254/".into());
+    assert!(matches!(proxied.fetch(&nowhere, SECOND).await, Err(FetchError::Uri(_))));
+    assert!(matches!(Client::new(Guard::default(), Some(b""), None), Err(UnusableClient::EmptyBundle)));
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use source::kubernetes::MeshSource;
 
-use crate::keys::KeysArgs;
+use crate::keys::{KeysArgs, Span};
 use crate::listen::Listen;
 use crate::settings::{self, ConfigMapName};
 
@@ -175,6 +175,8 @@ struct File {
     jwks_ca: Option<PathBuf>,
     jwks_proxy: Option<String>,
     jwks_block: Vec<IpNet>,
+    jwks_refresh: Option<Span>,
+    jwks_max_age: Option<Span>,
 }
 
 /// Everything decided.
@@ -210,8 +212,13 @@ impl ControllerArgs {
         )?;
         let ca = self.ca_addr.or(file.ca_addr);
         let token_file = self.token_file.or(file.token_file);
-        let keys =
-            KeysArgs { jwks_ca: file.jwks_ca, jwks_proxy: file.jwks_proxy, jwks_block: file.jwks_block };
+        let keys = KeysArgs {
+            jwks_ca: file.jwks_ca,
+            jwks_proxy: file.jwks_proxy,
+            jwks_block: file.jwks_block,
+            jwks_refresh: file.jwks_refresh,
+            jwks_max_age: file.jwks_max_age,
+        };
         Ok(Settings {
             keys: self.keys.or(keys),
             kubeconfig: self.kubeconfig.or(file.kubeconfig).unwrap_or(Kubeconfig::InCluster),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::keys::KeysArgs;
+use crate::keys::{KeysArgs, Span};
 use crate::listen::Listen;
 use crate::settings;
 
@@ -58,6 +58,8 @@ struct File {
     jwks_ca: Option<PathBuf>,
     jwks_proxy: Option<String>,
     jwks_block: Vec<IpNet>,
+    jwks_refresh: Option<Span>,
+    jwks_max_age: Option<Span>,
 }
 
 /// Everything decided.
@@ -79,8 +81,13 @@ impl StandaloneArgs {
         let Self { dir, state, mesh_config, plaintext_addr, secure_addr, monitoring_addr, keys, config } =
             self;
         let file = config.as_deref().map(settings::read::<File>).transpose()?.unwrap_or_default();
-        let from_file =
-            KeysArgs { jwks_ca: file.jwks_ca, jwks_proxy: file.jwks_proxy, jwks_block: file.jwks_block };
+        let from_file = KeysArgs {
+            jwks_ca: file.jwks_ca,
+            jwks_proxy: file.jwks_proxy,
+            jwks_block: file.jwks_block,
+            jwks_refresh: file.jwks_refresh,
+            jwks_max_age: file.jwks_max_age,
+        };
         Ok(Settings {
             keys: keys.or(from_file),
             dir: dir.or(file.dir).context("--dir is missing")?,

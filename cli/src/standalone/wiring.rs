@@ -81,8 +81,11 @@ pub(crate) async fn start(settings: Settings) -> Result<Running> {
 }
 
 /// Fetches the signing keys that policies name the place of.
-pub(crate) async fn fetch_keys(controller: Handle, client: Client) -> Result<(), std::convert::Infallible> {
-    controller.fetch_keys(client, Schedule::default()).await;
+pub(crate) async fn fetch_keys(
+    controller: Handle,
+    (client, schedule): (Client, Schedule),
+) -> Result<(), std::convert::Infallible> {
+    controller.fetch_keys(client, schedule).await;
     Ok(())
 }
 

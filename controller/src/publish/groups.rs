@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh::{InboundPort, MeshConfig, Workload, WorkloadKind};
+use mesh::{InboundPort, Log, MeshConfig, Workload, WorkloadKind};
 use policy::EffectivePolicy;
 use xds::build::{Inbound, Provider, ProxyShape};
 
@@ -24,6 +24,7 @@ pub(crate) struct Inputs {
     pub(crate) policy: Arc<EffectivePolicy>,
     pub(crate) shape: ProxyShape,
     pub(crate) providers: Providers,
+    logs: Arc<[Log]>,
 }
 
 impl Inputs {
@@ -34,6 +35,7 @@ impl Inputs {
         policy: Arc<EffectivePolicy>,
         shape: &ProxyShape,
         providers: &Providers,
+        logs: Arc<[Log]>,
     ) -> Self {
         Self {
             mesh: mesh.clone(),
@@ -42,6 +44,7 @@ impl Inputs {
             policy,
             shape: shape.clone(),
             providers: providers.clone(),
+            logs,
         }
     }
 
@@ -65,12 +68,13 @@ impl Inputs {
     }
 
     fn equal(&self, other: &Self) -> bool {
-        let Self { mesh, workload, ports, policy, shape, providers } = self;
+        let Self { mesh, workload, ports, policy, shape, providers, logs } = self;
         Arc::ptr_eq(mesh, &other.mesh)
             && Arc::ptr_eq(providers, &other.providers)
             && (Arc::ptr_eq(policy, &other.policy) || *policy == other.policy)
             && *shape == other.shape
             && *ports == other.ports
+            && *logs == other.logs
             && *workload == other.workload
     }
 }
@@ -101,8 +105,8 @@ impl Groups {
             return Ok(group.clone());
         }
         let encoded = guarded(subject, || {
-            let Inputs { mesh, workload, ports, policy, shape, providers } = &inputs;
-            own(&Inbound { mesh, workload, ports, policy, shape, providers })
+            let Inputs { mesh, workload, ports, policy, shape, providers, logs } = &inputs;
+            own(&Inbound { mesh, workload, ports, policy, shape, providers, logs })
         })?;
         let old = before.map(|group| group.tables.clone()).unwrap_or_default();
         let tables = tables(&interner.share_all(encoded), &old);

@@ -1,4 +1,4 @@
-//! What all proxies share: every service as clients see it, encoded once per [`SharedShape`], and the outbound listeners
+//! What all proxies share: every service as clients see it, encoded once per [`Shared`], and the outbound listeners
 //! and routes of each namespace. Knows nothing of policies but whether an endpoint speaks mTLS. What DestinationRules tell
 //! some clients is encoded once per distinct outcome, and clients that are told the same share tables.
 
@@ -7,7 +7,7 @@ mod told;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh::{Client, MeshConfig};
+use mesh::{Client, Log, MeshConfig};
 use policy::ObjectName;
 use xds::build::{self, Outbound, OutboundService, ProxyShape, SharedShape};
 
@@ -19,18 +19,28 @@ use crate::guard::guarded;
 use crate::store::Store;
 use told::{Told, View, Views};
 
+/// What decides how proxies see services, besides DestinationRules. Shapes differ little, and logs in few namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shared {
+    shape: SharedShape,
+    /// Which of [`Services::logs`].
+    logs: usize,
+}
+
 /// All services, encoded.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     known: BTreeMap<ObjectName, Known>,
+    /// The distinct logs of outbound listeners that there have been.
+    logs: Vec<Arc<[Log]>>,
     /// What clients in use are told.
     views: Views,
     /// Tables of all services per shape in use, for clients that are told nothing.
-    tables: HashMap<SharedShape, Tables>,
+    tables: HashMap<Shared, Tables>,
     /// The same for each view in use.
-    told: HashMap<(View, SharedShape), Tables>,
+    told: HashMap<(View, Shared), Tables>,
     /// Those tables with a namespace's listeners and routes, per client and shape in use (captured proxies only).
-    clients: HashMap<(Client, SharedShape), Tables>,
+    clients: HashMap<(Client, Shared), Tables>,
     /// Grows when any service changed; what was made from an older one is stale.
     pub(crate) version: u64,
 }
@@ -39,7 +49,7 @@ pub(crate) struct Services {
 struct Known {
     seen: OutboundService,
     /// Per shape in use and what clients are told; made from `seen` unless the builder failed.
-    encoded: HashMap<(SharedShape, Told), Encoded>,
+    encoded: HashMap<(Shared, Told), Encoded>,
 }
 
 /// What translation needs besides the services.
@@ -73,7 +83,7 @@ impl Services {
             Ok(seen) => seen,
             Err(panicked) => return context.failures.set(failure, panicked),
         };
-        let shapes: Vec<SharedShape> = self.tables.keys().copied().collect();
+        let shapes: Vec<Shared> = self.tables.keys().copied().collect();
         match self.known.get_mut(id) {
             Some(known) if known.seen == seen && !again => return,
             Some(known) => known.seen = seen,
@@ -83,7 +93,7 @@ impl Services {
         }
         self.version += 1;
         context.failures.clear(&failure);
-        let mut wanted: Vec<(SharedShape, Told)> =
+        let mut wanted: Vec<(Shared, Told)> =
             self.known.get(id).into_iter().flat_map(|known| known.encoded.keys().cloned()).collect();
         for key in shapes.into_iter().map(|shape| (shape, Told::default())) {
             if !wanted.contains(&key) {
@@ -104,25 +114,26 @@ impl Services {
     ) {
         for (id, told) in self.views.update(ids, store) {
             self.version += 1;
-            let shapes: Vec<SharedShape> = self.tables.keys().copied().collect();
+            let shapes: Vec<Shared> = self.tables.keys().copied().collect();
             for shape in shapes {
                 self.encode_once(&id, shape, &told, context);
             }
         }
     }
 
-    fn encode_once(&mut self, id: &ObjectName, shape: SharedShape, told: &Told, context: &mut Context<'_>) {
+    fn encode_once(&mut self, id: &ObjectName, shape: Shared, told: &Told, context: &mut Context<'_>) {
         let Some(known) = self.known.get(id) else { return };
         if !known.encoded.contains_key(&(shape, told.clone())) {
             self.encode(id, shape, told, context);
         }
     }
 
-    fn encode(&mut self, id: &ObjectName, shape: SharedShape, told: &Told, context: &mut Context<'_>) {
+    fn encode(&mut self, id: &ObjectName, shape: Shared, told: &Told, context: &mut Context<'_>) {
         let Some(known) = self.known.get_mut(id) else { return };
         let failure = Failure::Service(id.clone());
         let seen = told::said(&known.seen, told);
-        match guarded(&failure, || (context.builders.service)(context.mesh, &seen, shape)) {
+        let logs = &self.logs[shape.logs];
+        match guarded(&failure, || (context.builders.service)(context.mesh, logs, &seen, shape.shape)) {
             Ok(encoded) => {
                 known.encoded.insert((shape, told.clone()), context.interner.share_all(encoded));
             }
@@ -132,11 +143,11 @@ impl Services {
 
     /// Puts the tables in use together again after services changed.
     pub(crate) fn rebuild(&mut self, context: &mut Context<'_>) {
-        let shapes: Vec<SharedShape> = self.tables.keys().copied().collect();
+        let shapes: Vec<Shared> = self.tables.keys().copied().collect();
         for shape in shapes {
             self.rebuild_shape(shape);
         }
-        let shapes: Vec<SharedShape> = self.tables.keys().copied().collect();
+        let shapes: Vec<Shared> = self.tables.keys().copied().collect();
         for view in self.views.distinct().iter().filter(|view| !view.is_empty()) {
             for shape in &shapes {
                 self.rebuild_view(view, *shape);
@@ -148,7 +159,7 @@ impl Services {
         }
     }
 
-    fn rebuild_shape(&mut self, shape: SharedShape) {
+    fn rebuild_shape(&mut self, shape: Shared) {
         let key = (shape, Told::default());
         let all = self.known.values().filter_map(|known| known.encoded.get(&key)).flatten();
         let new = tables(all, self.tables.get(&shape).unwrap_or(&Tables::default()));
@@ -156,7 +167,7 @@ impl Services {
     }
 
     /// The tables of the shape, with what is different for clients of this view.
-    fn rebuild_view(&mut self, view: &View, shape: SharedShape) {
+    fn rebuild_view(&mut self, view: &View, shape: Shared) {
         let key = (view.clone(), shape);
         let mut base = self.tables[&shape].clone();
         let mut different = Encoded::new();
@@ -173,18 +184,19 @@ impl Services {
     }
 
     /// The tables of all services as a client sees them.
-    fn seen_by(&self, client: &Client, shape: SharedShape) -> &Tables {
+    fn seen_by(&self, client: &Client, shape: Shared) -> &Tables {
         let view = self.views.of(client).filter(|view| !view.is_empty());
         view.and_then(|view| self.told.get(&(view.clone(), shape))).unwrap_or(&self.tables[&shape])
     }
 
-    fn rebuild_client(&mut self, client: &Client, shape: SharedShape, context: &mut Context<'_>) {
+    fn rebuild_client(&mut self, client: &Client, shape: Shared, context: &mut Context<'_>) {
         // Captured proxies of a namespace and shared shape differ in nothing else that their outbound side depends on.
-        let proxy = ProxyShape { capture: build::Capture::Nft, inline_policy: false, ipv6: shape.ipv6 };
+        let proxy = ProxyShape { capture: build::Capture::Nft, inline_policy: false, ipv6: shape.shape.ipv6 };
         let key = (client.clone(), shape);
         let old = self.clients.get(&key).cloned().unwrap_or_default();
         let failure = Failure::Outbound(client.namespace.clone());
-        let outbound = self.outbound(&failure, &client.namespace, &[], &proxy, context);
+        let logs = self.logs[shape.logs].clone();
+        let outbound = self.outbound(&failure, &client.namespace, &[], &proxy, &logs, context);
         let base = self.seen_by(client, shape).clone();
         match outbound {
             Some(encoded) => drop(self.clients.insert(key, overlaid(&base, &encoded, &old))),
@@ -200,10 +212,12 @@ impl Services {
         namespace: &str,
         addresses: &[std::net::IpAddr],
         shape: &ProxyShape,
+        logs: &[Log],
         context: &mut Context<'_>,
     ) -> Option<Encoded> {
         let services: Vec<&OutboundService> = self.known.values().map(|known| &known.seen).collect();
-        let outbound = Outbound { mesh: context.mesh, namespace, addresses, services: &services, shape };
+        let outbound =
+            Outbound { mesh: context.mesh, namespace, addresses, services: &services, shape, logs };
         match guarded(failure, || (context.builders.outbound)(&outbound)) {
             Ok(encoded) => {
                 context.failures.clear(failure);
@@ -216,11 +230,22 @@ impl Services {
         }
     }
 
+    /// The key of what proxies of that shape share that write these logs. Those without capture share no listener.
+    pub(crate) fn key(&mut self, shape: SharedShape, logs: &Arc<[Log]>) -> Shared {
+        let logs = if shape.captured { logs.clone() } else { Arc::default() };
+        let known = self.logs.iter().position(|known| *known == logs);
+        let logs = known.unwrap_or_else(|| {
+            self.logs.push(logs);
+            self.logs.len() - 1
+        });
+        Shared { shape, logs }
+    }
+
     /// The tables that a proxy of this client and shape shares with others; made on first use.
     pub(crate) fn shared(
         &mut self,
         client: &Client,
-        shape: SharedShape,
+        shape: Shared,
         store: &Store,
         context: &mut Context<'_>,
     ) -> Tables {
@@ -239,7 +264,7 @@ impl Services {
             }
             self.rebuild_view(&key.0, shape);
         }
-        if !shape.captured {
+        if !shape.shape.captured {
             return self.seen_by(client, shape).clone();
         }
         let key = (client.clone(), shape);
@@ -252,9 +277,9 @@ impl Services {
     /// Forgets shapes and clients that no proxy uses any more.
     pub(crate) fn retain(
         &mut self,
-        used: impl Fn(&Client, SharedShape) -> bool,
+        used: impl Fn(&Client, Shared) -> bool,
         clients: impl Fn(&Client) -> bool,
-        shapes: impl Fn(SharedShape) -> bool,
+        shapes: impl Fn(Shared) -> bool,
     ) {
         self.clients.retain(|(client, shape), _| used(client, *shape));
         self.tables.retain(|shape, _| shapes(*shape));

@@ -170,9 +170,14 @@ fn own_with_a_bug(inbound: &Inbound<'_>) -> Encoded {
     build::own(inbound)
 }
 
-fn service_with_a_bug(mesh: &MeshConfig, service: &OutboundService, shape: SharedShape) -> Encoded {
+fn service_with_a_bug(
+    mesh: &MeshConfig,
+    logs: &[Log],
+    service: &OutboundService,
+    shape: SharedShape,
+) -> Encoded {
     assert!(service.service.ports[0].port != 81, "a bug with port 81");
-    build::service(mesh, service, shape)
+    build::service(mesh, logs, service, shape)
 }
 
 #[test]
@@ -264,4 +269,74 @@ fn an_ext_authz_provider_exists_while_its_service_and_port_do() {
     publisher.edited(&Edit::Service(id("a", "opa")));
     publisher.commit();
     assert!(publisher.providers.is_empty() && publisher.store.policies.scope.providers.is_empty());
+}
+
+/// A file, and a service of logs that exists while the service `a/x` has port 80.
+fn logs() -> BTreeMap<Arc<str>, Sink> {
+    let file = Sink::File { path: "/own".into(), format: mesh::LogFormat::Text(String::new()) };
+    let als = Sink::Service {
+        kind: mesh::LogService::Http,
+        service: "a/x.a.svc.cluster.local".into(),
+        port: 80,
+        log_name: "log".into(),
+        body: String::new(),
+    };
+    [("own".into(), file), ("als".into(), als)].into()
+}
+
+fn telemetry(namespace: &str, app: Option<&str>, mode: mesh::LogMode, provider: &str) -> Object {
+    let labels = |app: &str| mesh::Reach::Labels([("app".to_owned(), app.to_owned())].into());
+    Object::Telemetry(mesh::Telemetry {
+        namespace: namespace.into(),
+        name: app.unwrap_or("all").into(),
+        created: 0,
+        reach: app.map_or(mesh::Reach::Namespace, labels),
+        access_logging: vec![mesh::AccessLogging {
+            mode,
+            providers: vec![provider.into()],
+            disabled: false,
+            filter: None,
+        }],
+    })
+}
+
+/// Whose lines go where is each workload's own; what proxies share, they go on sharing.
+#[test]
+fn logs_change_the_listeners_of_those_they_are_about() {
+    let mut publisher = publisher(world());
+    let edit = publisher.store.set_mesh(MeshConfig { log_providers: logs(), ..MeshConfig::default() });
+    publisher.edited(&edit);
+    let mut tcp = service("a", "x", 80);
+    tcp.ports[0].protocol = mesh::Protocol::Tcp;
+    apply(&mut publisher, Object::Service(tcp));
+    publisher.commit();
+    let mut x = publisher.subscribe(&plain("a", "x-1", captured())).unwrap();
+    let mut y = publisher.subscribe(&plain("a", "y-1", captured())).unwrap();
+    let shared = |r: &Receiver<Arc<Snapshot>>| r.borrow().of(ResourceType::Listener).shared.clone();
+    let (before, of_y) = (x.borrow_and_update().clone(), y.borrow_and_update().clone());
+    assert!(Arc::ptr_eq(&shared(&x), &shared(&y)));
+    apply(&mut publisher, telemetry("a", Some("x"), mesh::LogMode::Server, "own"));
+    assert_eq!(publisher.commit(), 1);
+    assert_eq!(changed(&before, &x.borrow_and_update()), ["virtualInbound"]);
+    assert!(Arc::ptr_eq(&shared(&x), &shared(&y)) && !y.has_changed().unwrap());
+    // The other side: also the listeners of services, which are shared by those that log alike.
+    apply(&mut publisher, telemetry("a", Some("x"), mesh::LogMode::Both, "als"));
+    assert_eq!(publisher.commit(), 1);
+    let after = changed(&before, &x.borrow_and_update());
+    assert!(after.len() > 2 && after.contains(&"virtualInbound".to_owned()), "{after:?}");
+    assert!(after.contains(&"virtualOutbound".to_owned()), "{after:?}");
+    assert!(!y.has_changed().unwrap() && !Arc::ptr_eq(&shared(&x), &shared(&y)));
+    apply(&mut publisher, telemetry("a", None, mesh::LogMode::Both, "als"));
+    publisher.commit();
+    assert_ne!(changed(&of_y, &y.borrow_and_update()), Vec::<String>::new());
+    assert!(Arc::ptr_eq(&shared(&x), &shared(&y)));
+    // Nothing is sent to a service that is gone: as if it had not been named.
+    apply(&mut publisher, Object::Service(service("a", "x", 81)));
+    publisher.commit();
+    let log = |r: &Receiver<Arc<Snapshot>>| {
+        let snapshot = r.borrow();
+        let listener = snapshot.of(ResourceType::Listener).get("virtualInbound").unwrap().any.clone();
+        String::from_utf8_lossy(&listener).contains("access_loggers")
+    };
+    assert!(!log(&y) && !log(&x));
 }

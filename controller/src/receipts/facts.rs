@@ -10,7 +10,7 @@ use policy::{Action, Attachment, ObjectName, PeerAuthentication};
 use source::Version;
 use tokio::sync::watch;
 
-use crate::status::Known;
+use crate::status::{KeysOf, Known};
 use crate::store::{Edit, Store};
 
 use super::evaluate::Verdict;
@@ -246,10 +246,15 @@ fn accepted(known: &Known) -> Verdict {
 }
 
 fn fetched(known: &Known) -> Verdict {
-    if known.unfetched.is_empty() {
-        return Verdict::yes("ResolvedRefs", String::new());
+    let KeysOf { missing, stale } = &known.keys;
+    if missing.is_empty() {
+        let kept = match stale.is_empty() {
+            true => String::new(),
+            false => format!("earlier keys of these issuers are in use: {}", stale.join(", ")),
+        };
+        return Verdict::yes("ResolvedRefs", kept);
     }
-    let issuers = known.unfetched.join(", ");
+    let issuers = missing.join(", ");
     let message = format!("without keys, the tokens of these issuers are refused: {issuers}");
     Verdict::no("ResolvedRefs", "JwksNotFetched", message)
 }

@@ -291,6 +291,7 @@ impl Term {
         let told = [
             (newly("Accepted", "False"), Reason::PolicyRejected),
             (newly("Programmed", "Rejected"), Reason::ProxyNack),
+            (newly("ResolvedRefs", "JwksNotFetched"), Reason::KeysNotFetched),
             (newly("Enforced", "True"), Reason::PolicyEnforced),
         ];
         for (condition, reason) in told {

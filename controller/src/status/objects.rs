@@ -9,6 +9,15 @@ use source::{UnimplementedObjects, Version};
 
 use crate::receipts::MAX_COMMITS;
 
+/// How the keys of a RequestAuthentication stand.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeysOf {
+    /// Issuers whose tokens are refused because their keys are not there, each with the reason.
+    pub(crate) missing: Vec<String>,
+    /// Issuers whose keys are earlier ones, each with the reason.
+    pub(crate) stale: Vec<String>,
+}
+
 /// One object's story.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
@@ -20,8 +29,8 @@ pub(crate) struct Known {
     pub(crate) findings: Vec<Finding>,
     /// The latest version could not be read, and the one before it is in force.
     pub(crate) kept: bool,
-    /// Issuers (RequestAuthentication) whose tokens are refused because their keys are not there, each with the reason.
-    pub(crate) unfetched: Vec<String>,
+    /// Of a RequestAuthentication.
+    pub(crate) keys: KeysOf,
     /// When a condition was first seen with its present status.
     pub(crate) since: BTreeMap<&'static str, (&'static str, SystemTime)>,
 }
@@ -55,11 +64,11 @@ impl Objects {
         origin: String,
         version: Option<Version>,
         findings: Vec<Finding>,
-        unfetched: Vec<String>,
+        keys: KeysOf,
     ) {
         let known = self.known.remove(&object);
         let (commits, since) = known.map(|known| (known.commits, known.since)).unwrap_or_default();
-        let known = Known { origin, version, commits, findings, kept: false, unfetched, since };
+        let known = Known { origin, version, commits, findings, kept: false, keys, since };
         self.known.insert(object, known);
     }
 
@@ -71,16 +80,16 @@ impl Objects {
         findings: Vec<Finding>,
     ) {
         let before = self.known.remove(&object);
-        let (commits, unfetched, since) =
-            before.map(|known| (known.commits, known.unfetched, known.since)).unwrap_or_default();
-        let known = Known { origin, version, commits, findings, kept: true, unfetched, since };
+        let (commits, keys, since) =
+            before.map(|known| (known.commits, known.keys, known.since)).unwrap_or_default();
+        let known = Known { origin, version, commits, findings, kept: true, keys, since };
         self.known.insert(object, known);
     }
 
-    /// What is missing of a RequestAuthentication's keys now.
-    pub(crate) fn keys(&mut self, object: &ObjectRef, missing: Vec<String>) {
+    /// How a RequestAuthentication's keys stand now.
+    pub(crate) fn keys(&mut self, object: &ObjectRef, keys: KeysOf) {
         if let Some(known) = self.known.get_mut(object) {
-            known.unfetched = missing;
+            known.keys = keys;
         }
     }
 

@@ -211,6 +211,7 @@ impl Concerned {
             | Edit::Policy { .. }
             | Edit::Service(_)
             | Edit::DestinationRule { .. }
+            | Edit::Telemetry(_)
             | Edit::Slice(_) => {}
         }
     }

@@ -74,6 +74,14 @@ pub(crate) fn one_millisecond() -> Value {
     rules(&[("duration(self) >= duration('1ms')", "must be a duration of at least 1ms")])
 }
 
+/// A list of objects that are read by others.
+pub(crate) fn anything_listed(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+    })
+}
+
 /// On the spec of a WorkloadEntry.
 pub(crate) fn entry_address() -> Value {
     rules(&[

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::finding::Issues;
 use crate::path::At;
 
-const TOP: [&str; 14] = [
+const TOP: [&str; 15] = [
     "trustDomain",
     "trustDomainAliases",
     "rootNamespace",
@@ -20,16 +20,33 @@ const TOP: [&str; 14] = [
     "accessLogFormat",
     "accessLogEncoding",
     "extensionProviders",
+    "defaultProviders",
     "defaultConfig",
 ];
 /// The fields that are acted on, of the objects that tolerate others.
-const NESTED: [(&str, &[&str]); 4] = [
+const NESTED: [(&str, &[&str]); 5] = [
     ("meshMTLS", &["minProtocolVersion", "cipherSuites"]),
     ("pathNormalization", &["normalization"]),
     ("inboundTrafficPolicy", &["mode"]),
     ("outboundTrafficPolicy", &["mode"]),
+    ("defaultProviders", &["accessLogging"]),
 ];
-const PROVIDER: [&str; 3] = ["name", "envoyExtAuthzHttp", "envoyExtAuthzGrpc"];
+const PROVIDER: [&str; 7] = [
+    "name",
+    "envoyExtAuthzHttp",
+    "envoyExtAuthzGrpc",
+    "envoyFileAccessLog",
+    "envoyHttpAls",
+    "envoyTcpAls",
+    "envoyOtelAls",
+];
+/// The fields of providers of access logs that are acted on.
+const LOG_PROVIDERS: [(&str, &[&str]); 4] = [
+    ("envoyFileAccessLog", &["path", "logFormat"]),
+    ("envoyHttpAls", &["service", "port", "logName", "logFormat"]),
+    ("envoyTcpAls", &["service", "port", "logName", "logFormat"]),
+    ("envoyOtelAls", &["service", "port", "logName", "logFormat"]),
+];
 
 /// Warns of each of them in `document`.
 pub(super) fn report(document: &Map<String, Value>, issues: &mut Issues) {
@@ -55,6 +72,11 @@ pub(super) fn report(document: &Map<String, Value>, issues: &mut Issues) {
             if let Value::Object(provider) = provider {
                 others(provider, &PROVIDER, &at.index(index), issues);
                 cleared_route_cache(provider, &at.index(index), issues);
+                for (kind, known) in LOG_PROVIDERS {
+                    if let Some(Value::Object(log)) = provider.get(kind) {
+                        others(log, known, &at.index(index).key(kind), issues);
+                    }
+                }
             }
         }
     }

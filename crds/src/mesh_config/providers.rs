@@ -1,10 +1,13 @@
-//! `extensionProviders` (semantics §4.8). One that has nothing to do with authorization keeps its name only.
+//! `extensionProviders` (semantics §4.8). Those that are about access logs are read in `logs`; of
+//! others only the name is kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use mesh::{ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, IncludeBody};
+use mesh::{ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, IncludeBody, LogService, Sink};
 use serde::Deserialize;
 
+use super::logs;
 use crate::finding::Issues;
 use crate::path::At;
 use crate::{values, wire};
@@ -19,6 +22,10 @@ pub(super) struct Provider {
     name: String,
     envoy_ext_authz_http: Option<Http>,
     envoy_ext_authz_grpc: Option<Grpc>,
+    envoy_file_access_log: Option<logs::File>,
+    envoy_http_als: Option<logs::Service>,
+    envoy_tcp_als: Option<logs::Service>,
+    envoy_otel_als: Option<logs::Service>,
 }
 
 /// `envoyExtAuthzHttp`. Unknown fields are refused: a misspelt `failOpen: false` does no harm, but a misspelt list of
@@ -81,15 +88,45 @@ struct Common<'c> {
     body: Option<&'c Body>,
 }
 
-pub(super) fn read(providers: Vec<Provider>, issues: &mut Issues) -> Vec<ExtensionProvider> {
+/// Those of access logs besides.
+pub(super) type Logs = BTreeMap<Arc<str>, Sink>;
+
+pub(super) fn read(providers: Vec<Provider>, issues: &mut Issues) -> (Vec<ExtensionProvider>, Logs) {
     let at = At::ROOT.key("extensionProviders");
     let mut read: Vec<ExtensionProvider> = Vec::with_capacity(providers.len());
+    let mut sinks = Logs::new();
     for (i, provider) in providers.into_iter().enumerate() {
         let at = at.index(i);
-        let Provider { name, envoy_ext_authz_http, envoy_ext_authz_grpc } = provider;
+        let Provider {
+            name,
+            envoy_ext_authz_http,
+            envoy_ext_authz_grpc,
+            envoy_file_access_log,
+            envoy_http_als,
+            envoy_tcp_als,
+            envoy_otel_als,
+        } = provider;
         check_name(&name, &at.key("name"), issues);
         if read.iter().any(|p| *p.name == *name) {
             issues.error(&at.key("name"), format!("`{name}` is given twice"));
+        }
+        let services = [
+            ("envoyHttpAls", LogService::Http, envoy_http_als),
+            ("envoyTcpAls", LogService::Tcp, envoy_tcp_als),
+            ("envoyOtelAls", LogService::OpenTelemetry, envoy_otel_als),
+        ];
+        let given = services.iter().filter(|(_, _, service)| service.is_some()).count();
+        let authorizes = envoy_ext_authz_http.is_some() || envoy_ext_authz_grpc.is_some();
+        if given + usize::from(envoy_file_access_log.is_some()) + usize::from(authorizes) > 1 {
+            issues.error(&at, "only one kind of provider can be given");
+        }
+        if let Some(file) = envoy_file_access_log {
+            sinks.insert((*name).into(), logs::read_file(file, &at.key("envoyFileAccessLog"), issues));
+        }
+        for (field, kind, service) in services {
+            if let Some(service) = service {
+                sinks.insert((*name).into(), logs::read_service(kind, service, &at.key(field), issues));
+            }
         }
         let ext_authz = match (envoy_ext_authz_http, envoy_ext_authz_grpc) {
             (Some(_), Some(_)) => {
@@ -102,7 +139,7 @@ pub(super) fn read(providers: Vec<Provider>, issues: &mut Issues) -> Vec<Extensi
         };
         read.push(ExtensionProvider { name: name.into(), ext_authz });
     }
-    read
+    (read, sinks)
 }
 
 /// The name becomes part of the names of filters and policies in Envoy.
@@ -198,14 +235,7 @@ fn read_grpc(grpc: &Grpc, at: &At<'_>, issues: &mut Issues) -> ExtAuthz {
 
 fn read_common(common: &Common<'_>, kind: ExtAuthzKind, at: &At<'_>, issues: &mut Issues) -> ExtAuthz {
     let Common { service, port, timeout, fail_open, status_on_error, body } = common;
-    let host = service.split_once('/').map_or(*service, |(_, host)| host);
-    if host.is_empty()
-        || host.contains('/')
-        || service.starts_with('/')
-        || service.contains(char::is_whitespace)
-    {
-        issues.error(&at.key("service"), format!("`{service}` is neither HOST nor NAMESPACE/HOST"));
-    }
+    check_service(service, &at.key("service"), issues);
     let timeout_ms = timeout.map_or(DEFAULT_TIMEOUT_MS, |timeout| {
         values::duration_ms(timeout).ok().filter(|ms| *ms > 0).unwrap_or_else(|| {
             issues.error(&at.key("timeout"), format!("`{timeout}` is not a duration of at least 1ms"));
@@ -229,6 +259,17 @@ fn read_common(common: &Common<'_>, kind: ExtAuthzKind, at: &At<'_>, issues: &mu
                 pack_as_bytes: *pack_as_bytes,
             }
         }),
+    }
+}
+
+pub(super) fn check_service(service: &str, at: &At<'_>, issues: &mut Issues) {
+    let host = service.split_once('/').map_or(service, |(_, host)| host);
+    if host.is_empty()
+        || host.contains('/')
+        || service.starts_with('/')
+        || service.contains(char::is_whitespace)
+    {
+        issues.error(at, format!("`{service}` is neither HOST nor NAMESPACE/HOST"));
     }
 }
 

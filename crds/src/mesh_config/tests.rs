@@ -34,6 +34,8 @@ fn fields() {
         access_log_format: "x".into(),
         access_log_json: true,
         extension_providers: Vec::new(),
+        log_providers: [].into(),
+        default_log_providers: Vec::new(),
         num_trusted_proxies: 2,
     };
     assert_eq!(config, expect);
@@ -55,7 +57,10 @@ fn other_fields_are_tolerated_and_named() {
     let (config, findings) = read("trustDomian: x\ndefaultProviders: {metrics: [prometheus]}\n").unwrap();
     assert_eq!(config, MeshConfig::default());
     let found: Vec<String> = findings.iter().map(ToString::to_string).collect();
-    assert_eq!(found, ["2:1: defaultProviders: has no effect here", "1:1: trustDomian: has no effect here"]);
+    assert_eq!(
+        found,
+        ["1:1: trustDomian: has no effect here", "2:20: defaultProviders.metrics: has no effect here"]
+    );
     for (text, expect) in [
         ("meshMTLS: {minProtocolVersion: TLSV1_3, ecdhCurves: [P-256]}", vec!["meshMTLS.ecdhCurves"]),
         ("outboundTrafficPolicy: {mode: ALLOW_ANY, x: 1}", vec!["outboundTrafficPolicy.x"]),
@@ -181,4 +186,40 @@ fn refused() {
     }
     assert!(read(&"x".repeat(5 << 20)).is_err());
     assert!(read(&"[".repeat(1 << 20)).is_err());
+}
+
+#[test]
+fn access_log_providers() {
+    use mesh::{LogFormat, LogService, Sink};
+    let config = accepted(
+        "defaultProviders: {accessLogging: [own]}\nextensionProviders:\n- {name: own, envoyFileAccessLog: {path: /log, logFormat: {text: '%RESPONSE_CODE%'}}}\n- {name: json, envoyFileAccessLog: {path: /log, logFormat: {labels: {b: '%PROTOCOL%', a: '1'}}}}\n- {name: plain, envoyFileAccessLog: {path: /log}}\n- {name: als, envoyHttpAls: {service: a/logs.a.svc.cluster.local, port: 9000}}\n- {name: otel, envoyOtelAls: {service: otel.b.svc.cluster.local, port: 4317, logName: x, logFormat: {text: y}}}\n",
+    );
+    assert_eq!(config.default_log_providers, ["own".into()]);
+    let file = |format| Sink::File { path: "/log".to_owned(), format };
+    let service = |kind, service: &str, port, log_name: &str, body: &str| Sink::Service {
+        kind,
+        service: service.to_owned(),
+        port,
+        log_name: log_name.to_owned(),
+        body: body.to_owned(),
+    };
+    for (name, expect) in [
+        ("own", file(LogFormat::Text("%RESPONSE_CODE%".to_owned()))),
+        ("json", file(LogFormat::Json(r#"{"a":"1","b":"%PROTOCOL%"}"#.to_owned()))),
+        ("plain", file(LogFormat::Text(String::new()))),
+        ("als", service(LogService::Http, "a/logs.a.svc.cluster.local", 9000, "http_envoy_accesslog", "")),
+        ("otel", service(LogService::OpenTelemetry, "otel.b.svc.cluster.local", 4317, "x", "y")),
+    ] {
+        assert_eq!(config.log_providers.get(name), Some(&expect), "{name}");
+    }
+    for (text, part) in [
+        ("{name: p, envoyFileAccessLog: {}}", "a path is required"),
+        ("{name: p, envoyFileAccessLog: {path: /l, logFormat: {text: a, labels: {}}}}", "only one of text"),
+        ("{name: p, envoyFileAccessLog: {path: /l}, envoyHttpAls: {service: a, port: 1}}", "only one kind"),
+        ("{name: p, envoyTcpAls: {service: a}}", "`0` is not a port"),
+        ("{name: p, envoyTcpAls: {service: a/b/c, port: 1}}", "neither HOST nor"),
+    ] {
+        let findings = read(&format!("extensionProviders: [{text}]\n")).expect_err(text);
+        assert!(findings.iter().any(|finding| finding.message.contains(part)), "{text}: {findings:?}");
+    }
 }

@@ -35,6 +35,8 @@ pub enum Reason {
     /// A proxy refuses what a policy was made into.
     ProxyNack,
     CertExpiringSoon,
+    /// Keys that a policy needs are not there, so that it refuses tokens.
+    KeysNotFetched,
 }
 
 impl Reason {
@@ -44,6 +46,7 @@ impl Reason {
             Self::PolicyEnforced => "PolicyEnforced",
             Self::ProxyNack => "ProxyNACK",
             Self::CertExpiringSoon => "CertExpiringSoon",
+            Self::KeysNotFetched => "JwksNotFetched",
         }
     }
 
@@ -52,13 +55,16 @@ impl Reason {
             Self::PolicyRejected => "Validate",
             Self::PolicyEnforced | Self::ProxyNack => "Program",
             Self::CertExpiringSoon => "Renew",
+            Self::KeysNotFetched => "Fetch",
         }
     }
 
     fn of_type(self) -> EventType {
         match self {
             Self::PolicyEnforced => EventType::Normal,
-            Self::PolicyRejected | Self::ProxyNack | Self::CertExpiringSoon => EventType::Warning,
+            Self::PolicyRejected | Self::ProxyNack | Self::CertExpiringSoon | Self::KeysNotFetched => {
+                EventType::Warning
+            }
         }
     }
 }

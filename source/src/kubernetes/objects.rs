@@ -30,19 +30,20 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::PeerAuthentication => "peerauthentications",
         Kind::RequestAuthentication => "requestauthentications",
         Kind::AuthorizationPolicy => "authorizationpolicies",
+        Kind::Telemetry => "telemetries",
     }
 }
 
 /// Whether the kind is defined by a CustomResourceDefinition.
 pub(super) fn defined(kind: Kind) -> bool {
-    kind.is_policy() || matches!(kind, Kind::WorkloadEntry | Kind::DestinationRule)
+    kind.is_policy() || matches!(kind, Kind::WorkloadEntry | Kind::DestinationRule | Kind::Telemetry)
 }
 
 fn shape(kind: Kind) -> &'static Shape {
     match kind {
         Kind::Namespace | Kind::ServiceAccount => &slim::METADATA,
         Kind::Pod => &slim::POD,
-        Kind::Service | Kind::EndpointSlice | Kind::WorkloadEntry => &slim::SPEC,
+        Kind::Service | Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Telemetry => &slim::SPEC,
         Kind::DestinationRule
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication

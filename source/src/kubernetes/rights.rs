@@ -82,6 +82,8 @@ pub fn rights() -> Vec<Right> {
             .so("workloads outside the cluster; required where the kind is defined"),
         Right::optional("networking.istio.io", &["destinationrules"], FOLLOW)
             .so("how services are called; required where the kind is defined"),
+        Right::optional("telemetry.istio.io", &["telemetries"], FOLLOW)
+            .so("which access logs are written; required where the kind is defined"),
         Right::optional("security.istio.io", &POLICY_STATUS, &["get", "patch", "update"])
             .so("telling in each policy's status where it is enforced"),
         Right::optional("events.k8s.io", &["events"], &["create", "patch"])

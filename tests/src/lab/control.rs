@@ -18,6 +18,8 @@ pub struct ControlPlane {
     pub files: PathBuf,
     pub state: PathBuf,
     pub process: Option<Process>,
+    /// More arguments.
+    pub args: Vec<String>,
     logs: PathBuf,
 }
 
@@ -29,7 +31,7 @@ impl ControlPlane {
     pub(super) fn new(at: Namespace, folder: &Path, logs: &Path) -> Result<Self> {
         let (files, state) = (folder.join("files"), folder.join("state"));
         std::fs::create_dir_all(&files)?;
-        Ok(Self { at, files, state, process: None, logs: logs.to_owned() })
+        Ok(Self { at, files, state, process: None, args: Vec::new(), logs: logs.to_owned() })
     }
 
     /// What agents connect to.
@@ -48,7 +50,7 @@ impl ControlPlane {
         command.arg("--mesh-config").arg(self.mesh_config());
         command.args(["--secure-addr", &format!("0.0.0.0:{SECURE}")]);
         command.args(["--plaintext-addr", &format!("127.0.0.1:{PLAINTEXT}")]);
-        command.args(["--monitoring-addr", &format!("0.0.0.0:{MONITORING}")]);
+        command.args(["--monitoring-addr", &format!("0.0.0.0:{MONITORING}")]).args(&self.args);
         self.process = Some(Process::start("control-plane", &self.logs, command)?);
         until("the control plane is ready", async || {
             let ended = self.process.as_mut().and_then(Process::ended);

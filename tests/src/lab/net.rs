@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// The bridge's own address: number 1.
-pub(super) const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// The bridge. Number 1 is its own address.
 #[derive(Debug)]

@@ -161,6 +161,7 @@ impl Bed {
                 ipv6: false,
             },
             providers: &case::providers(),
+            logs: &mesh::Logs::of_mesh(&ready.mesh).server,
         });
         let needed: BTreeSet<String> = ports.iter().map(|port| format!("inbound|{port}||")).collect();
         let own: Vec<_> = own

@@ -1,7 +1,7 @@
 //! The filter chains of one inbound port: which bytes are taken, whether mTLS is terminated, HTTP or TCP
 //! (semantics §3.2). The same for redirected and for bound listeners; what differs is the match on the port.
 
-use mesh::{ExtAuthz, MeshConfig, Protocol};
+use mesh::{ExtAuthz, Log, MeshConfig, Protocol};
 use policy::{EffectiveMtls, EffectivePolicy, MtlsMode};
 
 use super::encode::{Kind, ListValue, Struct, Value, any};
@@ -19,6 +19,7 @@ pub(crate) const PLAIN_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
     mesh: &'a MeshConfig,
+    logs: &'a [Log],
     http_filters: Vec<hcm_pb::HttpFilter>,
     tcp_filters: Vec<Filter>,
     mtls_http: core::TransportSocket,
@@ -82,12 +83,17 @@ impl<'a> Parts<'a> {
         let mesh = inbound.mesh;
         Self {
             mesh,
+            logs: inbound.logs,
             http_filters: http_filters(&slots(inbound), inbound.shape.inline_policy),
             tcp_filters: tcp_filters(inbound),
             mtls_http: tls::downstream(mesh, true),
             mtls_tcp: tls::downstream(mesh, false),
             drain: drain(inbound),
         }
+    }
+
+    pub(crate) fn logs(&self) -> &[Log] {
+        self.logs
     }
 
     /// The complete set for `port`: a chain for a port hides the chains for all ports (semantics §3.1).
@@ -99,13 +105,19 @@ impl<'a> Parts<'a> {
         let Row { kind, tls, alpn, http, terminates } = row;
         let filters = if http {
             let stats = port.stat_prefix.to_owned();
-            vec![hcm::inbound(self.mesh, stats, self.http_filters.clone(), route::inbound(port.cluster))]
+            vec![hcm::inbound(
+                self.mesh,
+                self.logs,
+                stats,
+                self.http_filters.clone(),
+                route::inbound(port.cluster),
+            )]
         } else {
             let mut filters = self.tcp_filters.clone();
             filters.push(if terminates {
-                authenticated_proxy(self.mesh, port.cluster)
+                authenticated_proxy(self.logs, port.cluster)
             } else {
-                proxy(self.mesh, port.cluster)
+                proxy(self.logs, port.cluster)
             });
             filters
         };
@@ -128,25 +140,25 @@ impl<'a> Parts<'a> {
 }
 
 /// `tcp_proxy` to one cluster.
-pub(crate) fn proxy(mesh: &MeshConfig, cluster: &str) -> Filter {
-    network_filter(TCP_PROXY, any(&tcp_proxy(mesh, cluster)))
+pub(crate) fn proxy(logs: &[Log], cluster: &str) -> Filter {
+    network_filter(TCP_PROXY, any(&tcp_proxy(logs, cluster)))
 }
 
 /// Connects to the application only when the client's certificate has been verified: otherwise anyone could make it
 /// accept connections. Envoys before 1.37 do not know the field and connect at once.
-fn authenticated_proxy(mesh: &MeshConfig, cluster: &str) -> Filter {
+fn authenticated_proxy(logs: &[Log], cluster: &str) -> Filter {
     let proxy = tcp_proxy::TcpProxy {
         upstream_connect_mode: tcp_proxy::UpstreamConnectMode::OnDownstreamTlsHandshake as i32,
         max_early_data_bytes: u32_value(0),
-        ..tcp_proxy(mesh, cluster)
+        ..tcp_proxy(logs, cluster)
     };
     network_filter(TCP_PROXY, any(&proxy))
 }
 
-fn tcp_proxy(mesh: &MeshConfig, cluster: &str) -> tcp_proxy::TcpProxy {
+fn tcp_proxy(logs: &[Log], cluster: &str) -> tcp_proxy::TcpProxy {
     tcp_proxy::TcpProxy {
         stat_prefix: cluster.to_owned(),
-        access_log: access_log::requests(mesh),
+        access_log: access_log::requests(logs),
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..Default::default()
     }

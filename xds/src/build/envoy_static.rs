@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use mesh::{MeshConfig, Protocol, Workload, WorkloadKind};
+use mesh::{Logs, MeshConfig, Protocol, Workload, WorkloadKind};
 use policy::{EffectivePolicy, Jwks, MtlsMode};
 use prost::Message;
 use serde_json::{Value, json};
@@ -57,6 +57,7 @@ pub fn envoy_static(config: &Static<'_>) -> Result<String, JsonError> {
         ipv6: false,
     };
     let providers = BTreeMap::new();
+    let logs = Logs::of_mesh(config.mesh);
     let parts = Parts::new(&Inbound {
         mesh: config.mesh,
         workload: &workload,
@@ -64,6 +65,7 @@ pub fn envoy_static(config: &Static<'_>) -> Result<String, JsonError> {
         policy: config.policy,
         shape: &shape,
         providers: &providers,
+        logs: &logs.server,
     });
     let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
     for port in config.ports {
@@ -126,7 +128,7 @@ fn listener(config: &Static<'_>, parts: &Parts<'_>, port: &StaticPort) -> Listen
         address: Some(ip_socket(port.listen.ip(), number)),
         filter_chains: chains,
         listener_filters: tls_inspector.into_iter().chain(http_inspector).collect(),
-        ..listener::inbound_listener(config.mesh)
+        ..listener::inbound_listener(config.mesh, parts.logs())
     }
 }
 

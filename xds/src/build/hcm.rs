@@ -1,7 +1,7 @@
 //! HTTP connection managers, inbound and outbound (semantics §3.4, §4.7). Knows no policy: the filters are given.
 
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use mesh::{MeshConfig, PathNormalization};
+use mesh::{Log, MeshConfig, PathNormalization};
 
 use super::access_log;
 use super::encode::any;
@@ -17,6 +17,7 @@ const NAME: &str = "envoy.filters.network.http_connection_manager";
 /// Serves one route configuration behind `filters`, and says to the application who called.
 pub(crate) fn inbound(
     mesh: &MeshConfig,
+    logs: &[Log],
     stat_prefix: String,
     filters: Vec<HttpFilter>,
     routes: route::RouteConfiguration,
@@ -31,15 +32,22 @@ pub(crate) fn inbound(
         }),
         server_name: "istio-envoy".to_owned(),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
-        ..common(mesh, stat_prefix, filters)
+        ..common(mesh, logs, stat_prefix, filters)
     };
     network_filter(NAME, any(&manager))
 }
 
 /// Forwards by the route configuration `routes`; carries no policy (semantics §10.17).
-pub(crate) fn outbound(mesh: &MeshConfig, stat_prefix: String, routes: RouteSpecifier) -> listener::Filter {
-    let manager =
-        HttpConnectionManager { route_specifier: Some(routes), ..common(mesh, stat_prefix, Vec::new()) };
+pub(crate) fn outbound(
+    mesh: &MeshConfig,
+    logs: &[Log],
+    stat_prefix: String,
+    routes: RouteSpecifier,
+) -> listener::Filter {
+    let manager = HttpConnectionManager {
+        route_specifier: Some(routes),
+        ..common(mesh, logs, stat_prefix, Vec::new())
+    };
     network_filter(NAME, any(&manager))
 }
 
@@ -48,7 +56,12 @@ pub(crate) fn rds(name: &str) -> RouteSpecifier {
     RouteSpecifier::Rds(Rds { config_source: ads(), route_config_name: name.to_owned() })
 }
 
-fn common(mesh: &MeshConfig, stat_prefix: String, mut filters: Vec<HttpFilter>) -> HttpConnectionManager {
+fn common(
+    mesh: &MeshConfig,
+    logs: &[Log],
+    stat_prefix: String,
+    mut filters: Vec<HttpFilter>,
+) -> HttpConnectionManager {
     filters.push(HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
@@ -69,7 +82,7 @@ fn common(mesh: &MeshConfig, stat_prefix: String, mut filters: Vec<HttpFilter>) 
         stat_prefix,
         http_filters: filters,
         stream_idle_timeout: millis(0),
-        access_log: access_log::requests(mesh),
+        access_log: access_log::requests(logs),
         use_remote_address: bool_value(false),
         // No address makes a caller internal: x-envoy-* headers of a peer are never trusted for where it is.
         internal_address_config: Some(InternalAddressConfig::default()),

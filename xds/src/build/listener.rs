@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::H
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
-use mesh::{MeshConfig, Protocol};
+use mesh::{Log, MeshConfig, Protocol};
 use policy::MtlsMode;
 use policy::matcher::Atom;
 
@@ -80,7 +80,7 @@ fn policy_ports(inbound: &Inbound<'_>) -> BTreeSet<u16> {
 /// The listener for redirected connections.
 pub(crate) fn virtual_inbound(inbound: &Inbound<'_>, ports: &[OwnPort]) -> Listener {
     let (mesh, parts) = (inbound.mesh, Parts::new(inbound));
-    let mut chains = vec![blackhole(mesh, "virtualInbound-blackhole", INBOUND_PORT)];
+    let mut chains = vec![blackhole(inbound.logs, "virtualInbound-blackhole", INBOUND_PORT)];
     chains.extend(parts.chains(&Port {
         name: "virtualInbound",
         stat_prefix: cluster::INBOUND_PASSTHROUGH,
@@ -108,7 +108,7 @@ pub(crate) fn virtual_inbound(inbound: &Inbound<'_>, ports: &[OwnPort]) -> Liste
         additional_addresses: wildcard_ipv6(inbound.shape.ipv6, INBOUND_PORT),
         filter_chains: chains,
         listener_filters: filters,
-        ..inbound_listener(mesh)
+        ..inbound_listener(mesh, inbound.logs)
     }
 }
 
@@ -140,18 +140,18 @@ pub(crate) fn bound_inbound(inbound: &Inbound<'_>, ports: &[OwnPort]) -> Vec<Lis
             listener_filters: tls.into_iter().chain(http).collect(),
             // A process of the same user could otherwise share the port, and half of the connections with it.
             enable_reuse_port: bool_value(false),
-            ..inbound_listener(mesh)
+            ..inbound_listener(mesh, inbound.logs)
         }
     };
     ports.iter().map(listener).collect()
 }
 
-pub(crate) fn inbound_listener(mesh: &MeshConfig) -> Listener {
+pub(crate) fn inbound_listener(mesh: &MeshConfig, logs: &[Log]) -> Listener {
     Listener {
         traffic_direction: core::TrafficDirection::Inbound as i32,
         listener_filters_timeout: millis(mesh.protocol_detection_timeout_ms),
         continue_on_listener_filters_timeout: true,
-        access_log: access_log::rejected(mesh),
+        access_log: access_log::rejected(logs),
         ..Default::default()
     }
 }
@@ -163,14 +163,14 @@ pub(crate) fn wildcard_ipv6(wanted: bool, port: u16) -> Vec<AdditionalAddress> {
 }
 
 /// Drops connections to the listener's own port: they were not redirected, or would go round in a circle.
-pub(crate) fn blackhole(mesh: &MeshConfig, name: &str, port: u16) -> FilterChain {
+pub(crate) fn blackhole(logs: &[Log], name: &str, port: u16) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: u32_value(port.into()),
             ..Default::default()
         }),
-        filters: vec![proxy(mesh, cluster::BLACKHOLE)],
+        filters: vec![proxy(logs, cluster::BLACKHOLE)],
         ..Default::default()
     }
 }

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
     FilterStateValue, filter_state_value,
 };
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
-use mesh::{ClientTls, MeshConfig, Protocol};
+use mesh::{ClientTls, Log, MeshConfig, Protocol};
 
 use super::chains::{PLAIN_HTTP, proxy};
 use super::encode::any;
@@ -32,8 +32,8 @@ pub(crate) fn virtual_outbound(outbound: &Outbound<'_>) -> Listener {
         additional_addresses: wildcard_ipv6(outbound.shape.ipv6, OUTBOUND_PORT),
         use_original_dst: bool_value(true),
         filter_chains: vec![
-            blackhole(mesh, "virtualOutbound-blackhole", OUTBOUND_PORT),
-            chain("virtualOutbound-catchall-tcp", vec![proxy(mesh, rest)]),
+            blackhole(outbound.logs, "virtualOutbound-blackhole", OUTBOUND_PORT),
+            chain("virtualOutbound-catchall-tcp", vec![proxy(outbound.logs, rest)]),
         ],
         ..outbound_listener()
     }
@@ -48,7 +48,7 @@ pub(crate) fn http_ports(services: &[&OutboundService]) -> BTreeSet<u16> {
 /// Every destination with this port number that has no listener of its own.
 pub(crate) fn http(outbound: &Outbound<'_>, port: u16) -> Listener {
     let stats = format!("outbound_0.0.0.0_{port};");
-    let manager = hcm::outbound(outbound.mesh, stats, hcm::rds(&port.to_string()));
+    let manager = hcm::outbound(outbound.mesh, outbound.logs, stats, hcm::rds(&port.to_string()));
     let name = format!("0.0.0.0_{port}");
     Listener {
         address: Some(socket("0.0.0.0", port)),
@@ -61,7 +61,7 @@ pub(crate) fn http(outbound: &Outbound<'_>, port: u16) -> Listener {
 }
 
 /// The listeners of one service's TCP and undeclared ports: at its cluster IPs, or else at each endpoint.
-pub(crate) fn tcp(mesh: &MeshConfig, service: &OutboundService) -> Vec<Listener> {
+pub(crate) fn tcp(mesh: &MeshConfig, logs: &[Log], service: &OutboundService) -> Vec<Listener> {
     let mut listeners = BTreeMap::new();
     for port in service.ports.iter().filter(|p| !p.port.protocol.is_http() && usable(p.port.port)) {
         let number = port.port.port;
@@ -72,13 +72,13 @@ pub(crate) fn tcp(mesh: &MeshConfig, service: &OutboundService) -> Vec<Listener>
         }
         for address in addresses {
             let at = SocketAddr::new(address, number);
-            listeners.entry(at).or_insert_with(|| tcp_at(mesh, at, &target, port));
+            listeners.entry(at).or_insert_with(|| tcp_at(mesh, logs, at, &target, port));
         }
     }
     listeners.into_values().collect()
 }
 
-fn tcp_at(mesh: &MeshConfig, at: SocketAddr, target: &str, port: &OutboundPort) -> Listener {
+fn tcp_at(mesh: &MeshConfig, logs: &[Log], at: SocketAddr, target: &str, port: &OutboundPort) -> Listener {
     let name = format!("{}_{}", at.ip(), at.port());
     let mut chains = Vec::new();
     let mut inspectors = Vec::new();
@@ -89,7 +89,7 @@ fn tcp_at(mesh: &MeshConfig, at: SocketAddr, target: &str, port: &OutboundPort) 
         let alpns = [tls::upstream_alpn(Protocol::Http), tls::upstream_alpn(Protocol::Http2)];
         for (seen, alpn) in PLAIN_HTTP.into_iter().zip(alpns) {
             let routes = RouteSpecifier::RouteConfig(route::single(target, target));
-            let manager = hcm::outbound(mesh, format!("outbound_{name};"), routes);
+            let manager = hcm::outbound(mesh, logs, format!("outbound_{name};"), routes);
             chains.push(FilterChain {
                 filter_chain_match: Some(FilterChainMatch {
                     application_protocols: vec![seen.to_owned()],
@@ -102,7 +102,7 @@ fn tcp_at(mesh: &MeshConfig, at: SocketAddr, target: &str, port: &OutboundPort) 
             });
         }
     }
-    chains.push(chain(&format!("{name}_tcp"), vec![proxy(mesh, target)]));
+    chains.push(chain(&format!("{name}_tcp"), vec![proxy(logs, target)]));
     Listener {
         name,
         address: Some(ip_socket(at.ip(), at.port())),
@@ -137,7 +137,8 @@ fn offer(alpn: &[&str]) -> Filter {
 /// The HTTP forward listener of a proxy without redirection; `None` for a workload without an address.
 pub(crate) fn forward(outbound: &Outbound<'_>) -> Option<Listener> {
     let address = outbound.addresses.first()?;
-    let manager = hcm::outbound(outbound.mesh, "outbound_forward;".to_owned(), hcm::rds(FORWARD));
+    let manager =
+        hcm::outbound(outbound.mesh, outbound.logs, "outbound_forward;".to_owned(), hcm::rds(FORWARD));
     Some(Listener {
         name: FORWARD.to_owned(),
         address: Some(ip_socket(*address, OUTBOUND_PORT)),
@@ -164,7 +165,7 @@ pub(crate) fn upstreams(outbound: &Outbound<'_>, wanted: &BTreeMap<Upstream, Soc
         let name = format!("upstream_{at}");
         taken.insert(*at).then(|| Listener {
             address: Some(ip_socket(at.ip(), at.port())),
-            filter_chains: vec![chain(&name, vec![proxy(outbound.mesh, &target)])],
+            filter_chains: vec![chain(&name, vec![proxy(outbound.logs, &target)])],
             name,
             ..outbound_listener()
         })

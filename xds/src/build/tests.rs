@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh::{ExtAuthzKind, WorkloadKind};
+use mesh::{ExtAuthzKind, Logs, WorkloadKind};
 use policy::{MtlsMode, ObjectName};
 use proptest::prelude::*;
 use prost::Message;
@@ -67,6 +67,7 @@ fn build(policy: &EffectivePolicy, capture: Capture, inline_policy: bool) -> Vec
         policy,
         shape: &ProxyShape { capture, inline_policy, ipv6: true },
         providers: &providers(),
+        logs: &Logs::of_mesh(&mesh_config()).server,
     })
 }
 

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use mesh::{
-    ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, InboundMode, IncludeBody, MeshConfig,
-    PathNormalization, Protocol, Service, ServicePort, TargetPort,
+    ExtAuthz, ExtAuthzKind, ExtensionProvider, HeaderMatch, InboundMode, IncludeBody, LogFormat, LogService,
+    Logs, MeshConfig, PathNormalization, Protocol, Service, ServicePort, Sink, TargetPort,
 };
 use policy::{ClaimToHeader, EffectivePolicy, Jwks, JwtHeader, JwtRule, MtlsMode, Presence};
 use proptest::strategy::{Strategy, ValueTree};
@@ -54,8 +54,29 @@ fn mesh_config() -> MeshConfig {
             provider("lost", http),
             provider("lost-grpc", ExtAuthzKind::Grpc),
         ],
+        log_providers: log_providers(),
+        default_log_providers: ["file", "http", "tcp", "otel"].map(Into::into).to_vec(),
         ..MeshConfig::default()
     }
+}
+
+/// One of each kind; the services need not be there.
+fn log_providers() -> BTreeMap<Arc<str>, Sink> {
+    let service = |kind| Sink::Service {
+        kind,
+        service: "ext/logs.ext.svc.cluster.local".into(),
+        port: 9001,
+        log_name: "log".into(),
+        body: String::new(),
+    };
+    let format = LogFormat::Json(r#"{"code": "%RESPONSE_CODE%", "why": "%RESPONSE_CODE_DETAILS%"}"#.into());
+    [
+        ("file".into(), Sink::File { path: "/dev/null".into(), format }),
+        ("http".into(), service(LogService::Http)),
+        ("tcp".into(), service(LogService::Tcp)),
+        ("otel".into(), service(LogService::OpenTelemetry)),
+    ]
+    .into()
 }
 
 fn providers() -> BTreeMap<Arc<str>, Provider> {
@@ -182,6 +203,7 @@ fn resources(
     ]);
     let workload = fixtures::workload(addresses);
     let providers = providers();
+    let logs = Logs::of_mesh(mesh);
     let mut all = xds::build::own(&Inbound {
         mesh,
         workload: &workload,
@@ -189,10 +211,11 @@ fn resources(
         policy,
         shape,
         providers: &providers,
+        logs: &logs.server,
     });
     let services = services();
     for service in &services {
-        all.extend(xds::build::service(mesh, service, shape.shared()));
+        all.extend(xds::build::service(mesh, &logs.client, service, shape.shared()));
     }
     let services: Vec<_> = services.iter().collect();
     all.extend(xds::build::outbound(&Outbound {
@@ -201,6 +224,7 @@ fn resources(
         addresses,
         services: &services,
         shape,
+        logs: &logs.client,
     }));
     // As the tables that a session has: a name occurs once.
     let table: BTreeMap<_, _> = all.into_iter().map(|(t, r)| ((t, r.name.clone()), r)).collect();
@@ -237,6 +261,7 @@ async fn every_redirected_shape_with_everything() {
     let mut localhost = mesh_config();
     localhost.inbound_mode = InboundMode::Localhost;
     localhost.access_log_json = true;
+    localhost.default_log_providers.clear();
     localhost.outbound_allow_any = false;
     localhost.min_tls_1_3 = true;
     for mesh in [mesh_config(), localhost] {

@@ -69,6 +69,7 @@ impl Bed {
             policy,
             shape: &shape,
             providers: &self.providers,
+            logs: &mesh::Logs::of_mesh(&self.mesh).server,
         });
         all.extend(self.others.iter().cloned());
         all

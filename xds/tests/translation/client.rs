@@ -34,9 +34,10 @@ impl Client {
         let capture = Capture::None { apps: BTreeMap::new(), upstreams: [(upstream, self.db)].into() };
         let shape = ProxyShape { capture, inline_policy: false, ipv6: false };
         let mesh = MeshConfig { access_log_file: "/dev/stderr".into(), ..MeshConfig::default() };
+        let logs = mesh::Logs::of_mesh(&mesh).client;
         let mut all = Vec::new();
         for service in services {
-            all.extend(xds::build::service(&mesh, service, shape.shared()));
+            all.extend(xds::build::service(&mesh, &logs, service, shape.shared()));
         }
         let services: Vec<_> = services.iter().collect();
         let addresses = [self.address];
@@ -46,6 +47,7 @@ impl Client {
             addresses: &addresses,
             services: &services,
             shape: &shape,
+            logs: &logs,
         };
         all.extend(xds::build::outbound(&outbound));
         self.envoy.server.publish(all).await.unwrap();
@@ -149,7 +151,8 @@ async fn an_undeclared_port_is_sniffed_on_both_sides() {
     let shape = xds::build::SharedShape { captured: true, ipv6: false };
     let mesh = MeshConfig { access_log_file: "/dev/stderr".into(), ..MeshConfig::default() };
     let shop = shop(&server);
-    let all = xds::build::service(&mesh, &shop, shape);
+    let logs = mesh::Logs::of_mesh(&mesh).client;
+    let all = xds::build::service(&mesh, &logs, &shop, shape);
     let (all, bound) = fixtures::bound_for_real(all, client.address);
     let sniffing = bound[&format!("{}_81", server.address)];
     client.envoy.server.publish(all).await.unwrap();

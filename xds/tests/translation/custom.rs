@@ -83,7 +83,7 @@ fn provide(bed: &mut Bed, name: &str, kind: ExtAuthzKind, at: Option<SocketAddr>
     let cluster = format!("outbound|9000||{hostname}").into();
     bed.providers.insert(name.into(), Provider { cluster, hostname });
     let shape = SharedShape { captured: false, ipv6: false };
-    bed.others.extend(xds::build::service(&bed.mesh, &service, shape));
+    bed.others.extend(xds::build::service(&bed.mesh, &[], &service, shape));
 }
 
 fn http() -> ExtAuthzKind {

@@ -99,12 +99,20 @@ impl Case {
         let Self { mesh, services, own, shape, .. } = self;
         let ports = mesh::inbound_ports(own, services.iter().map(|s| &**s));
         let (policy, providers) = (self.policy(own), BTreeMap::new());
-        let inbound =
-            Inbound { mesh, workload: own, ports: &ports, policy: &policy, shape, providers: &providers };
+        let logs = mesh::Logs::of_mesh(mesh);
+        let inbound = Inbound {
+            mesh,
+            workload: own,
+            ports: &ports,
+            policy: &policy,
+            shape,
+            providers: &providers,
+            logs: &logs.server,
+        };
         let mut all = xds::build::own(&inbound);
         let services: Vec<OutboundService> = services.iter().map(|s| self.outbound(s)).collect();
         for service in &services {
-            all.extend(xds::build::service(mesh, service, shape.shared()));
+            all.extend(xds::build::service(mesh, &logs.client, service, shape.shared()));
         }
         let services: Vec<_> = services.iter().collect();
         let (namespace, addresses) = (&*own.namespace, &*own.addresses);
@@ -114,6 +122,7 @@ impl Case {
             addresses,
             services: &services,
             shape,
+            logs: &logs.client,
         }));
         let table: BTreeMap<_, _> = all.into_iter().map(|(t, r)| ((t, r.name.clone()), r)).collect();
         table.into_iter().map(|((t, _), r)| (t, r)).collect()

@@ -91,11 +91,33 @@ fn destination_rules() -> impl Strategy<Value = Object> {
     )
 }
 
+fn telemetries() -> impl Strategy<Value = Object> {
+    let provider = prop::sample::select(vec!["envoy", "own", "als", "nobody"]);
+    (namespace(), app(), any::<[bool; 3]>(), provider).prop_map(
+        |(ns, app, [all, disabled, server], provider)| {
+            let labels = [("app".to_owned(), app.to_owned())].into();
+            Object::Telemetry(mesh::Telemetry {
+                namespace: ns.into(),
+                name: if all { "all".into() } else { app.into() },
+                created: 0,
+                reach: if all { mesh::Reach::Namespace } else { mesh::Reach::Labels(labels) },
+                access_logging: vec![mesh::AccessLogging {
+                    mode: if server { mesh::LogMode::Server } else { mesh::LogMode::Both },
+                    providers: vec![provider.into()],
+                    disabled,
+                    filter: None,
+                }],
+            })
+        },
+    )
+}
+
 fn meshes() -> impl Strategy<Value = MeshConfig> {
     any::<[bool; 3]>().prop_map(|[auto, alias, root]| MeshConfig {
         enable_auto_mtls: auto,
         trust_domain_aliases: if alias { vec!["old.example".into()] } else { Vec::new() },
         root_namespace: if root { "a".into() } else { "istio-system".into() },
+        log_providers: logs(),
         ..MeshConfig::default()
     })
 }
@@ -108,6 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(ns, app, ip)| Step::Apply(Object::EndpointSlice(slice(ns, app, &format!("10.0.0.{ip}"))))),
         5 => policies().prop_map(Step::Apply),
         3 => destination_rules().prop_map(Step::Apply),
+        2 => telemetries().prop_map(Step::Apply),
         3 => any::<prop::sample::Index>().prop_map(|index| Step::Delete(index.index(1000))),
         1 => meshes().prop_map(Step::Mesh),
         3 => Just(Step::Commit),
