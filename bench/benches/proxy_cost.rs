@@ -226,6 +226,7 @@ fn sent(count: usize) -> Result<(usize, usize)> {
             ipv6: false,
         },
         providers: &BTreeMap::new(),
+        logs: &[],
     });
     let extensions = own.iter().filter(|(kind, _)| *kind == ResourceType::Extension);
     let (mut bytes, mut filters) = (0, 0);
