@@ -262,3 +262,47 @@ fn every_metric_is_described() {
         .collect();
     assert_eq!(registered, described, "in the code, and in docs/reference/metrics.md");
 }
+
+/// Pages name tests as `path/of/file.rs::name`.
+#[test]
+fn every_named_test_exists() {
+    let (mut wrong, mut named) = (Vec::new(), 0);
+    for (page, text) in pages() {
+        for word in text.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = word.split_once(".rs::") else { continue };
+            named += 1;
+            let file = format!("{file}.rs");
+            let source = fs::read_to_string(root().join(&file)).unwrap_or_default();
+            if !is_test(&source, test) {
+                wrong.push(format!("{page}: {file} has no test {test}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(named > 100, "only {named} tests are named");
+}
+
+/// Whether `source` has a function `name` that is marked as a test and not ignored.
+fn is_test(source: &str, name: &str) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+    let is = |line: &&str| {
+        let code = line.strip_prefix("pub ").unwrap_or(line);
+        let code = code.strip_prefix("async ").unwrap_or(code);
+        code.strip_prefix("fn ")
+            .and_then(|rest| rest.strip_prefix(name))
+            .is_some_and(|rest| rest.starts_with('('))
+    };
+    let Some(at) = lines.iter().position(is) else { return false };
+    let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+    let attributes: Vec<_> = above.filter(|line| line.starts_with("#[")).collect();
+    attributes.iter().any(|a| a.starts_with("#[test]") || a.starts_with("#[tokio::test"))
+        && !attributes.iter().any(|a| a.starts_with("#[ignore"))
+}
+
+#[test]
+fn what_is_no_test_is_found() {
+    let source = "/// It.\n#[test]\n// why\nfn a() {}\n#[tokio::test(start_paused = true)]\nasync fn b() {}\nfn c() {}\n\
+                  #[test]\n#[ignore = \"x\"]\nfn d() {}\n";
+    let judged = ["a", "b", "c", "d", "aa", ""].map(|name| is_test(source, name));
+    assert_eq!(judged, [true, true, false, false, false, false]);
+}

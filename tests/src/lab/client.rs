@@ -111,7 +111,8 @@ pub struct Caller {
     pub alpn: Option<&'static [&'static str]>,
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, with TLS or without.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 const HTTP1: &[&str] = &["istio-http/1.1", "istio", "http/1.1"];
@@ -124,7 +125,11 @@ impl Caller {
         Self { from: from.clone(), credential, sni, alpn: None }
     }
 
-    async fn connect(&self, to: SocketAddr, alpn: &[&str]) -> Result<Box<dyn Io>, Got> {
+    /// A connection for bytes that no other method here would send.
+    ///
+    /// # Errors
+    /// What the caller saw instead of a connection.
+    pub async fn connect(&self, to: SocketAddr, alpn: &[&str]) -> Result<Box<dyn Io>, Got> {
         let stream = self.from.dial(to).await.map_err(|_| Got::Closed)?;
         let tls =
             self.credential.tls(self.alpn.unwrap_or(alpn)).expect("a key fits the certificate made with it");
@@ -208,6 +213,25 @@ impl Caller {
         }
     }
 
+    /// Sends bytes as they are over a connection of their own, and reads one HTTP/1.1 answer of a stated length, or what
+    /// comes until the peer closes.
+    pub async fn exchange(&self, to: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>, Got> {
+        let mut stream = self.connect(to, HTTP1).await?;
+        // A peer that refuses may have closed already; what it said can still be read.
+        stream.write_all(bytes).await.ok();
+        let mut answer = Vec::new();
+        while !is_whole(&answer) {
+            match tokio::time::timeout(ANSWER, stream.read_buf(&mut answer)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) => break,
+                Ok(Err(error)) if answer.is_empty() => return Err(Got::from_error(&error)),
+                Ok(Err(_)) => break,
+                Err(_) => return Err(Got::Timeout),
+            }
+        }
+        Ok(answer)
+    }
+
     /// Sends bytes as they are and reads until the peer closes or is silent for `patience`.
     pub async fn raw(&self, to: SocketAddr, bytes: &[u8], patience: Duration) -> Vec<u8> {
         let Ok(mut stream) = self.connect(to, TCP).await else { return Vec::new() };
@@ -217,6 +241,14 @@ impl Caller {
         while let Ok(Ok(1..)) = tokio::time::timeout(patience, stream.read_buf(&mut answer)).await {}
         answer
     }
+}
+
+/// Whether this is an HTTP/1.1 answer up to the end of its body, as far as its `content-length` says so.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+    length.is_some_and(|length: usize| answer.len() >= end + 4 + length)
 }
 
 /// A GET of the test application's usual host.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, OtherNameValue, SanType,
 };
 use rustls::RootCertStore;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -57,6 +57,8 @@ impl fmt::Debug for Keyed {
 pub struct Leaf {
     pub uris: Vec<String>,
     pub dns: Vec<String>,
+    /// Names of a type of their own: object identifier and text (`otherName`).
+    pub others: Vec<(Vec<u64>, String)>,
     pub not_before: OffsetDateTime,
     pub not_after: OffsetDateTime,
     pub usages: Vec<ExtendedKeyUsagePurpose>,
@@ -68,6 +70,7 @@ impl Leaf {
         Self {
             uris: uris.into_iter().map(Into::into).collect(),
             dns: Vec::new(),
+            others: Vec::new(),
             not_before: now - Duration::HOUR,
             not_after: now + Duration::HOUR,
             usages: vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
@@ -140,10 +143,14 @@ impl Authority {
     }
 
     fn issue(&self, leaf: &Leaf) -> Result<(Certificate, KeyPair)> {
-        let Leaf { uris, dns, not_before, not_after, usages } = leaf;
+        let Leaf { uris, dns, others, not_before, not_after, usages } = leaf;
         let mut params = CertificateParams::new(dns.clone())?;
         for uri in uris {
             params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+        }
+        for (kind, text) in others {
+            let name = (kind.clone(), OtherNameValue::Utf8String(text.clone()));
+            params.subject_alt_names.push(SanType::OtherName(name));
         }
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.is_ca = IsCa::ExplicitNoCa;
