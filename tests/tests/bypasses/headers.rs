@@ -6,7 +6,7 @@ use anyhow::Result;
 use tests::here;
 use tests::lab::{self, ALLOWED, Caller, Credential, DENIED, Got, Lab, PodId, PodSpec, Protocol};
 
-use super::wire::{Application, PORT, SERVICE, ask, get, request};
+use super::wire::{Application, Headers, PORT, SERVICE, ask, get, request};
 
 const BAD: Got = Got::Status(400);
 
@@ -46,7 +46,7 @@ spec:
   - to: [{operation: {paths: [/not]}}]
     when: [{key: "request.headers[x-tenant]", notValues: [evil, "evil*", "*evil"]}]
 "#;
-    type Row = (&'static str, &'static [(&'static str, &'static [u8])], Got);
+    type Row = (&'static str, Headers<'static>, Got);
     let rows: &[Row] = &[
         ("/deny", &[], ALLOWED),
         ("/deny", &[("x-role", b"admin")], DENIED),
@@ -192,7 +192,7 @@ spec:
         let on = lab[app].on(PORT);
         let admin = "spiffe://cluster.local/ns/default/sa/admin";
         let forged = format!("By=spiffe://cluster.local/ns/default/sa/app;Hash=00;Subject=\"\";URI={admin}");
-        let headers: &[(&str, &[u8])] = &[
+        let headers: Headers<'_> = &[
             ("x-forwarded-client-cert", forged.as_bytes()),
             ("x-istio-attributes", b"CigKCnNvdXJjZS51aWQ="),
             ("x-envoy-internal", b"true"),
@@ -266,7 +266,7 @@ spec:
         let (app, application) = scene(lab, POLICIES).await?;
         let on = |port| -> SocketAddr { lab[app].on(port) };
         let caller: Caller = lab.caller(Credential::Plaintext);
-        let rows: &[(&str, &[(&str, &[u8])], Got)] = &[
+        let rows: &[(&str, Headers<'_>, Got)] = &[
             ("/direct", &[], DENIED),
             ("/remote", &[], DENIED),
             ("/direct", &[("x-forwarded-for", b"10.99.0.1")], DENIED),
@@ -295,7 +295,7 @@ spec:
         assert_eq!(lines.ask("PROXY TCP4 10.99.0.1 10.77.0.9 1 5432").await, Got::Closed);
         // A port of which nobody said anything goes where it was sent to.
         let elsewhere = format!("{}:{PORT}", lab[app].at.v4);
-        let steer: &[(&str, &[u8])] = &[("x-envoy-original-dst-host", elsewhere.as_bytes())];
+        let steer: Headers<'_> = &[("x-envoy-original-dst-host", elsewhere.as_bytes())];
         assert_eq!(ask(&caller, on(7777), &get("/direct", steer)).await.got, ALLOWED, "its own application");
         assert_eq!(application.arrived(), before, "it was steered to another port");
         Ok(())

@@ -65,10 +65,10 @@ fn reaches(kind: &str, spec: &Value, selector: Option<&Value>, app: &str, namesp
 }
 
 fn resolved(object: Option<crds::Object>, app: &str, namespace: &str) -> policy::EffectivePolicy {
-    let mesh = MeshConfig::default();
+    let MeshConfig { root_namespace, trust_domain, .. } = MeshConfig::default();
     let mut set = PolicySet::new(Scope {
-        root_namespace: mesh.root_namespace.clone(),
-        trust_domain: mesh.trust_domain.clone(),
+        root_namespace,
+        trust_domain,
         trust_domain_aliases: Vec::new(),
         providers: Vec::new(),
     });

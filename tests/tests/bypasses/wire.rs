@@ -27,12 +27,15 @@ spec:
   ports: [{name: http-bytes, port: 8090, targetPort: 8090, protocol: TCP}]
 ";
 
+/// Header lines: names and values.
+pub(crate) type Headers<'a> = &'a [(&'a str, &'a [u8])];
+
 /// A request with `target` as it is, and the header lines of `headers` after a Host.
-pub(crate) fn get(target: &str, headers: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn get(target: &str, headers: Headers<'_>) -> Vec<u8> {
     request("GET", target, "app.example", headers)
 }
 
-pub(crate) fn request(method: &str, target: &str, host: &str, headers: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn request(method: &str, target: &str, host: &str, headers: Headers<'_>) -> Vec<u8> {
     let mut all = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n").into_bytes();
     for (name, value) in headers {
         all.extend_from_slice(name.as_bytes());
