@@ -182,8 +182,8 @@ fn decisions(criterion: &mut Criterion) {
         ("denied by default", Request { peer: nobody, ..base.clone() }, Verdict::Deny),
         (
             "TCP",
-            Request { peer: base.peer.clone(), source_ip: [10, 3, 0, 1].into(), ..Request::tcp(8080) },
-            Verdict::Allow,
+            Request { peer: base.peer, source_ip: [10, 3, 0, 1].into(), ..Request::tcp(8080) },
+            Verdict::Deny,
         ),
     ] {
         assert_eq!(evaluate(&policy, &request).verdict, verdict, "{name}");

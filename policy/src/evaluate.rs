@@ -35,7 +35,8 @@ pub struct Decision {
     pub audited: Vec<String>,
     /// What the dry-run policies would have said; `None` if there are none or the request did not get that far.
     pub dry_run: Option<DryRun>,
-    /// For [`Deciding::DefaultDeny`]: the ALLOW rule that came closest. `None` if no rule can match anything.
+    /// For [`Deciding::DefaultDeny`], if it was asked for: the ALLOW rule that came closest. `None` if no rule can match
+    /// anything.
     pub nearest: Option<NearMiss>,
 }
 
@@ -90,7 +91,7 @@ impl std::fmt::Display for Decision {
             Deciding::NoAllowPolicy => write!(f, "allowed: {deciding}")?,
             Deciding::DefaultDeny => match nearest {
                 Some(miss) => write!(f, "{deciding}; closest is {miss}")?,
-                None => write!(f, "{deciding}, and none can match anything")?,
+                None => write!(f, "{deciding}")?,
             },
         }
         match verdict {
@@ -111,6 +112,15 @@ pub struct DryRun {
 /// Decides about `request` as the proxy of the workload does (semantics §4.1): mTLS, CUSTOM, tokens, AUDIT, DENY, ALLOW.
 /// On TCP as its chain can express the policy: see [`EffectivePolicy::tcp`].
 pub fn evaluate(policy: &EffectivePolicy, request: &Request) -> Decision {
+    decide(policy, request, false)
+}
+
+/// The same with [`Decision::nearest`], for people: it takes many times as long.
+pub fn evaluate_with_nearest(policy: &EffectivePolicy, request: &Request) -> Decision {
+    decide(policy, request, true)
+}
+
+fn decide(policy: &EffectivePolicy, request: &Request, nearest: bool) -> Decision {
     let EffectivePolicy { mtls, jwt, custom, audit, deny, allow, drain: _ } = policy;
     let mut decision = Decision {
         verdict: Verdict::Deny,
@@ -141,7 +151,7 @@ pub fn evaluate(policy: &EffectivePolicy, request: &Request) -> Decision {
     decision.audited.sort();
     decision.dry_run = dry_run(deny, allow, &view);
     (decision.verdict, decision.deciding) = authorize(deny, allow, &view);
-    if decision.deciding == Deciding::DefaultDeny {
+    if nearest && decision.deciding == Deciding::DefaultDeny {
         decision.nearest = nearest::nearest(allow.enforced.as_deref().unwrap_or_default(), &view);
     }
     decision

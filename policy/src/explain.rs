@@ -12,7 +12,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::effective::{ActionRules, EffectivePolicy, EffectiveRule};
-use crate::evaluate::{Deciding, Decision, Mismatch, NearMiss, Protocol, Request, Verdict, evaluate};
+use crate::evaluate::{
+    Deciding, Decision, Mismatch, NearMiss, Protocol, Request, Verdict, evaluate_with_nearest,
+};
 use crate::model::ObjectName;
 
 pub use applying::{Applying, Reach, applying};
@@ -135,7 +137,7 @@ pub struct Difference {
 
 /// The decision about `request`, explained.
 pub fn explain(policy: &EffectivePolicy, request: &Request) -> Explanation {
-    let decision = evaluate(policy, request);
+    let decision = evaluate_with_nearest(policy, request);
     let EffectivePolicy { mtls: _, jwt: _, custom: _, audit, deny, allow, drain: _ } = policy;
     let found = |rules: &ActionRules, name: &str| find(rules.enforced.as_deref(), name).map(By::rule);
     let (stage, by) = match &decision.deciding {

@@ -19,7 +19,7 @@ pub mod trust;
 pub use effective::{ActionRules, Clause, EffectiveMtls, EffectivePolicy, EffectiveRule, MtlsGuard};
 pub use evaluate::{
     Deciding, Decision, DryRun, Mismatch, NearMiss, Protocol, Refusal, Request, Verdict, covers, evaluate,
-    never_matches,
+    evaluate_with_nearest, never_matches,
 };
 pub use explain::{Applying, Explanation, Stage, applying, explain};
 pub use matcher::{Atom, PathMatch, RequestPrincipal, StringMatch, TrustDomainMatch};

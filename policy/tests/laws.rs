@@ -431,7 +431,7 @@ proptest! {
     ) {
         let policy = resolve(&set(&objects), &workload);
         for request in &requests {
-            let decision = evaluate(&policy, request);
+            let decision = evaluate_with_nearest(&policy, request);
             if let Some(near) = &decision.nearest {
                 prop_assert_eq!(&decision.deciding, &Deciding::DefaultDeny);
                 prop_assert!(!near.failed.is_empty());

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use controller::offline::Offline;
-use policy::{Deciding, Request, evaluate};
+use policy::{Deciding, Request, evaluate_with_nearest};
 
 use super::call::How;
 use super::credentials::{self, Token};
@@ -39,7 +39,7 @@ impl Model {
         let all = self.0.workloads();
         let workload =
             all.iter().find(|workload| *workload.name == *row.decides).context("not registered")?;
-        let decision = evaluate(&*self.0.effective(workload)?, &request(row, line));
+        let decision = evaluate_with_nearest(&*self.0.effective(workload)?, &request(row, line));
         ensure!(decision.deciding == Deciding::DefaultDeny, "the model says: {}", decision.deciding);
         let miss = decision.nearest.context("no rule could allow it")?;
         let field = |name: &str| name.rsplit_once('.').map_or(name, |(_, last)| last).to_owned();

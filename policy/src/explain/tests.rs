@@ -56,7 +56,7 @@ fn request(method: &str, path: &str, peer: &str) -> Request {
 #[track_caller]
 fn check(policy: &EffectivePolicy, request: &Request, expected: &serde_json::Value) {
     let explanation = explain(policy, request);
-    assert_eq!(explanation.verdict, evaluate(policy, request).verdict);
+    assert_eq!(explanation.verdict, evaluate_with_nearest(policy, request).verdict);
     let mut value = serde_json::to_value(&explanation).unwrap();
     value.as_object_mut().unwrap().remove("steps");
     assert_eq!(&value, expected, "{value:#}");
@@ -304,7 +304,7 @@ proptest! {
         if tcp {
             asked.protocol = Protocol::Tcp;
         }
-        let (decision, explanation) = (evaluate(&policy, &asked), explain(&policy, &asked));
+        let (decision, explanation) = (evaluate_with_nearest(&policy, &asked), explain(&policy, &asked));
         prop_assert_eq!(explanation.verdict, decision.verdict);
         prop_assert_eq!(explanation.reason, decision.to_string());
         let decided: Vec<_> = explanation.steps.iter().filter(|s| s.outcome == Outcome::Decided).collect();

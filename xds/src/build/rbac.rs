@@ -233,3 +233,34 @@ fn not_permission(rule: Permission) -> Permission {
 fn not_principal(id: Principal) -> Principal {
     Principal { identifier: Some(principal::Identifier::NotId(Box::new(id))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use policy::StringMatch;
+
+    use super::*;
+
+    /// An identity is no permission and a port no principal: ALLOW then matches nothing, any other action without it.
+    #[test]
+    fn what_envoy_cannot_test_on_its_side_closes_the_rule() {
+        let clause = |atom| vec![vec![Clause { field: "".into(), any: vec![atom], none: vec![] }]];
+        let open = vec![vec![]];
+        let rule = |permissions, principals| EffectiveRule {
+            policy: policy::ObjectName::new("foo", "a"),
+            index: 0,
+            permissions,
+            principals,
+        };
+        let identity = Atom::Principal(StringMatch::Present);
+        for action in [Action::Allow, Action::Deny] {
+            let misplaced = compile(&rule(clause(identity.clone()), open.clone()), action);
+            let nothing = vec![not_permission(anything())];
+            let expected = if action == Action::Allow { nothing } else { vec![anything()] };
+            assert_eq!((misplaced.permissions, misplaced.principals), (expected, vec![anyone()]));
+            let misplaced = compile(&rule(open.clone(), clause(Atom::Port(80))), action);
+            let nobody = vec![not_principal(anyone())];
+            let expected = if action == Action::Allow { nobody } else { vec![anyone()] };
+            assert_eq!((misplaced.permissions, misplaced.principals), (vec![anything()], expected));
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Each kind of atom against requests that should and should not match it, as Envoy decides (semantics §4.2, §4.3).
 
-use policy::{Atom, EffectivePolicy, PathMatch, StringMatch, TrustDomainMatch};
+use policy::{Atom, Clause, EffectivePolicy, PathMatch, StringMatch, TrustDomainMatch};
 
 use super::bed::{Bed, HTTP, MESH_HTTP, TCP};
 use super::{fixtures, net, samples};
@@ -181,6 +181,49 @@ async fn addresses_and_ports() {
         let forwarded =
             bed.http_with(HTTP, Some(&bed.client), "/", "x-forwarded-for: 1.1.1.1, 10.0.0.1\r\n").await;
         assert_eq!(forwarded.unwrap().0, expected, "{atom:?}");
+    }
+}
+
+/// `notX`: none of its values may match, alone and beside values of which one must; on both sides of a rule.
+#[tokio::test]
+async fn negations() {
+    let Some(bed) = Bed::new().await else { return };
+    let without = |any: &[Atom], none: &[Atom]| {
+        let clause = Clause { field: "".into(), any: any.to_vec(), none: none.to_vec() };
+        let mut rule = fixtures::rule("only", &[], &[]);
+        match samples::side(&none[0]) {
+            policy::model::Side::Permission => rule.permissions = vec![vec![clause]],
+            policy::model::Side::Principal => rule.principals = vec![vec![clause]],
+        }
+        let mut policy = EffectivePolicy::default();
+        policy.allow.enforced = Some(vec![rule]);
+        policy
+    };
+    let paths = [path("/a"), path("/b*")];
+    let headers = [header("x", "1"), header("y", "*")];
+    let cases: [(EffectivePolicy, &[(&str, &str, bool)]); 4] = [
+        (without(&[], &paths), &[("/a", "", false), ("/bc", "", false), ("/c", "", true)]),
+        (without(&[path("/*")], &paths), &[("/a", "", false), ("/b", "", false), ("/c", "", true)]),
+        (
+            without(&[], &headers),
+            &[("/", "x: 1\r\n", false), ("/", "y: 2\r\n", false), ("/", "x: 2\r\n", true), ("/", "", true)],
+        ),
+        (
+            without(&[header("x", "*")], &headers),
+            &[
+                ("/", "x: 1\r\n", false),
+                ("/", "x: 2\r\ny: 2\r\n", false),
+                ("/", "x: 2\r\n", true),
+                ("/", "", false),
+            ],
+        ),
+    ];
+    for (policy, requests) in cases {
+        bed.enforce(&policy).await;
+        for (path, headers, admitted) in requests {
+            let (status, _) = bed.http_with(HTTP, Some(&bed.client), path, headers).await.unwrap();
+            assert_eq!(status, if *admitted { 200 } else { 403 }, "{path} {headers} by {policy:?}");
+        }
     }
 }
 

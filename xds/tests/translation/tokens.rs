@@ -65,6 +65,20 @@ async fn missing_valid_and_bad_tokens() {
     }
 }
 
+/// One of the audiences is enough; none in the rule asks for none.
+#[tokio::test]
+async fn audiences() {
+    let Some(bed) = Bed::new().await else { return };
+    let a = Issuer::new("https://a");
+    let rule = JwtRule { audiences: vec!["shop".into(), "api".into()], ..a.rule() };
+    bed.enforce(&EffectivePolicy { jwt: vec![rule], ..Default::default() }).await;
+    for (audience, expected) in
+        [(json!("shop"), 200), (json!(["x", "api"]), 200), (json!("other"), 403), (json!([]), 403)]
+    {
+        assert_eq!(ask(&bed, &bearer(&a.token(&json!({ "aud": audience })))).await, expected, "{audience}");
+    }
+}
+
 /// Nothing can be signed for a key that is no point; the absent token stays absent.
 #[tokio::test]
 async fn a_rule_without_keys_refuses_every_token_of_its_issuer() {
