@@ -188,7 +188,7 @@ fn decisions(criterion: &mut Criterion) {
     ] {
         assert_eq!(evaluate(&policy, &request).verdict, verdict, "{name}");
         group.bench_function(name, |bencher| {
-            bencher.iter(|| evaluate(black_box(&policy), black_box(&request)))
+            bencher.iter(|| evaluate(black_box(&policy), black_box(&request)));
         });
     }
     group.finish();
