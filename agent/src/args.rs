@@ -1,6 +1,7 @@
 //! The agent's settings. Parsing only; what they lead to is decided by the modules that use them.
 
 mod istio;
+mod rules;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -85,9 +86,12 @@ pub struct AgentArgs {
         hide_default_value = true
     )]
     pub address: Option<IpAddr>,
-    /// How traffic gets to Envoy: `nft` redirects all TCP of this network namespace; `none` lets Envoy listen on the workload's own ports
+    /// How traffic gets to Envoy: `nft` redirects all TCP of this network namespace; `external` trusts that `countersign
+    /// capture` has done so, and makes sure of it; `none` lets Envoy listen on the workload's own ports
     #[arg(long, env = "COUNTERSIGN_CAPTURE", value_enum, default_value = "nft")]
     pub capture: CaptureMode,
+    #[command(flatten)]
+    pub rules: RuleArgs,
     /// Leave no redirection behind on a clean stop (without it, traffic stays refused while no Envoy runs)
     #[arg(long, env = "COUNTERSIGN_CLEANUP_CAPTURE")]
     pub cleanup_capture: bool,
@@ -125,7 +129,16 @@ pub struct AgentArgs {
     /// Seconds that connections of a replaced or stopping listener may finish in
     #[arg(long, env = "COUNTERSIGN_DRAIN_TIME", value_name = "SECONDS", default_value_t = 2)]
     pub drain_time: u64,
-    /// User that Envoy runs as under capture `nft`; its traffic is not redirected
+    /// Envoy's own log: trace, debug, info, warning, error, critical or off
+    #[arg(
+        long,
+        env = "COUNTERSIGN_ENVOY_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "warning",
+        value_parser = ["trace", "debug", "info", "warning", "error", "critical", "off"]
+    )]
+    pub envoy_log_level: String,
+    /// User that Envoy runs as under capture `nft` and `external`; its traffic is not redirected
     #[arg(long, env = "COUNTERSIGN_PROXY_UID", value_name = "UID", default_value_t = 1337)]
     pub proxy_uid: u32,
     /// Variant of xDS that Envoy speaks
@@ -134,15 +147,28 @@ pub struct AgentArgs {
     /// Ask for policy inside the listener instead of as extension configs (for tools that read listener dumps)
     #[arg(long, env = "COUNTERSIGN_INLINE_POLICY")]
     pub inline_policy: bool,
-    /// Address of /ready and /metrics; under capture `nft` others reach it on port 15020 or 15021 only [default: none]
+    /// Address of /ready, /metrics, /stats/prometheus (with Envoy's and the application's numbers) and the application's
+    /// probes; under capture `nft` others reach it on port 15020 or 15021 only [default: none]
     #[arg(long, env = "COUNTERSIGN_AGENT_MONITORING_ADDR", value_name = "HOST:PORT")]
     pub monitoring_addr: Option<SocketAddr>,
+    /// Address of /healthz/ready alone [default: none]
+    #[arg(long, env = "COUNTERSIGN_AGENT_HEALTH_ADDR", value_name = "HOST:PORT")]
+    pub health_addr: Option<SocketAddr>,
+    /// Where the application's own metrics are, to be shown with ours
+    #[arg(long, env = "COUNTERSIGN_APP_METRICS", value_name = "PORT/PATH")]
+    pub app_metrics: Option<AppMetrics>,
+    /// What the kubelet asks of the application through us, as the injection writes it (JSON: path by question)
+    #[arg(long, env = "COUNTERSIGN_APP_PROBES", value_name = "JSON")]
+    pub app_probes: Option<Questions>,
     /// File that exists as long as the workload is ready
     #[arg(long, env = "COUNTERSIGN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 }
 
 pub(crate) use istio::trust_domain;
+pub use rules::{CaptureArgs, Networks, PortSet, Ports, RuleArgs};
+
+pub use crate::status::{AppMetrics, Questions};
 
 impl AgentArgs {
     /// Where the root certificates are.
@@ -154,6 +180,7 @@ impl AgentArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CaptureMode {
     Nft,
+    External,
     None,
 }
 
@@ -179,7 +206,7 @@ impl std::fmt::Display for WorkloadRef {
 /// A value that cannot be read; says what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
-pub struct Expected(&'static str);
+pub struct Expected(pub(crate) &'static str);
 
 fn host_and_port(text: &str) -> Result<String, Expected> {
     let whole = text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());

@@ -1,14 +1,20 @@
 //! How traffic gets to Envoy, and which traffic is Envoy's own. `nft` redirects all TCP of this network namespace, both
 //! address families, as Istio's redirection does (semantics §7.3); `none` does nothing. The rules stay when Envoy or the
-//! agent dies: traffic is then refused. UDP, and so QUIC, is not captured.
+//! agent dies: traffic is then refused. UDP, and so QUIC, is not captured. In a pod the rules are made by another container
+//! before ([`once`]); the agent beside it (`external`) may not even read them, and tries them instead.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::args::{AgentArgs, CaptureMode};
+use crate::args::{AgentArgs, CaptureArgs, CaptureMode, RuleArgs};
+
+mod loopback;
+mod rules;
+mod verify;
 
 /// Mark of packets that are not to be captured.
 pub(crate) const MARK: u32 = 1337;
@@ -16,10 +22,12 @@ pub(crate) const MARK: u32 = 1337;
 const INBOUND: u16 = 15006;
 const OUTBOUND: u16 = 15001;
 /// What Envoy's connections to the application are bound to (semantics §3.1).
-const SOURCE_V4: &str = "127.0.0.6";
-const SOURCE_V6: &str = "::6";
+const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 /// Ports of the proxy itself (semantics §7.3), never redirected.
-const OWN_PORTS: &str = "15008, 15020, 15021, 15090";
+const OWN_PORTS: [u16; 4] = [15008, 15020, 15021, 15090];
+/// Those of a pod's agent. Nothing of ours listens on the others, so what does is the application's and is captured.
+const POD_PORTS: [u16; 2] = [15020, 15021];
 
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -27,10 +35,16 @@ pub enum CaptureError {
     Missing(#[source] std::io::Error),
     #[error("nft refused the rules (CAP_NET_ADMIN in this network namespace is needed): {0}")]
     Refused(String),
-    #[error(
-        "the address ::6 cannot be added to the loopback interface (Debian: apt-get install iproute2): {0}"
-    )]
-    Source(String),
+    #[error("the address ::6 cannot be added to the loopback interface")]
+    Source(#[source] std::io::Error),
+    #[error("there is no user {0} in this user namespace, so Envoy's traffic could not be told apart")]
+    NoUser(u32),
+    #[error("capture `external` takes an agent that runs as user {expected}, not {found}")]
+    OtherUser { expected: u32, found: u32 },
+    #[error("the traffic of {0} is not captured: `countersign capture` must run before the agent")]
+    Bare(IpAddr),
+    #[error("whether the traffic of {address} is captured cannot be found out")]
+    Untried { address: IpAddr, source: std::io::Error },
     #[error("no network address of this workload was found; give --address")]
     NoAddress,
 }
@@ -45,6 +59,9 @@ pub(crate) struct Plan {
     envoy_marks: bool,
     /// Our own sockets carry [`MARK`].
     we_mark: bool,
+    /// Ports where connections that arrive are not redirected.
+    not_inbound: BTreeSet<u16>,
+    rules: RuleArgs,
     /// The workload's addresses, primary first.
     pub(crate) addresses: Vec<IpAddr>,
 }
@@ -63,8 +80,13 @@ impl Plan {
                 "Envoy runs as root and by socket mark: the folder of the SDS socket is below one that others cannot enter"
             );
         }
+        let external = args.capture == CaptureMode::External;
+        let uid = nix::unistd::geteuid().as_raw();
+        if external && uid != args.proxy_uid {
+            return Err(CaptureError::OtherUser { expected: args.proxy_uid, found: uid });
+        }
         let mut addresses: Vec<IpAddr> = args.address.into_iter().collect();
-        if nft {
+        if nft || external {
             addresses.extend(interface_addresses().into_iter().filter(|a| Some(*a) != args.address));
         }
         if addresses.is_empty() {
@@ -75,7 +97,33 @@ impl Plan {
             proxy_uid: as_uid.then_some(args.proxy_uid),
             envoy_marks: nft && root && !as_uid,
             we_mark: nft && root,
+            not_inbound: args
+                .rules
+                .exclude_inbound_ports
+                .iter()
+                .flatten()
+                .copied()
+                .chain(OWN_PORTS)
+                .collect(),
+            rules: args.rules.clone(),
             addresses,
+        })
+    }
+
+    /// For an agent that will run as another user, in another container.
+    fn for_others(args: &CaptureArgs, map: &str) -> Result<Self, CaptureError> {
+        if !uid_is_mapped(map, args.proxy_uid) {
+            return Err(CaptureError::NoUser(args.proxy_uid));
+        }
+        Ok(Self {
+            mode: CaptureMode::Nft,
+            proxy_uid: Some(args.proxy_uid),
+            envoy_marks: false,
+            // A container may have the right to mark its packets, and must not get past by it.
+            we_mark: false,
+            not_inbound: args.rules.exclude_inbound_ports.clone().unwrap_or_else(|| POD_PORTS.into()),
+            rules: args.rules.clone(),
+            addresses: interface_addresses(),
         })
     }
 
@@ -107,78 +155,57 @@ impl Plan {
         self.envoy_marks.then_some(MARK)
     }
 
-    /// The rules as nft reads them; applied as a whole or not at all, replacing our own earlier ones.
-    ///
-    /// Envoy's connections to the application are bound to 127.0.0.6 and ::6 and pass. Any other of its connections to an
-    /// address of this workload is a call that came back to it: that enters as calls from elsewhere do, so that the
-    /// workload's own policy judges it.
+    /// The rules as nft reads them; applied as a whole or not at all.
     fn rules(&self) -> String {
-        let (ours, envoy) = match self.proxy_uid {
-            Some(uid) => (format!("    meta skuid {uid} return\n"), format!("meta skuid {uid}")),
-            None => (String::new(), format!("meta mark {MARK}")),
-        };
-        format!(
-            "table inet countersign
-delete table inet countersign
-table inet countersign {{
-  chain inbound {{
-    type nat hook prerouting priority dstnat; policy accept;
-    tcp dport {{ {OWN_PORTS} }} return
-    meta l4proto tcp redirect to :{INBOUND}
-  }}
-  chain outbound {{
-    type nat hook output priority -100; policy accept;
-    oifname \"lo\" ip saddr {SOURCE_V4} return
-    oifname \"lo\" ip6 saddr {SOURCE_V6} return
-    oifname \"lo\" {envoy} ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :{INBOUND}
-    oifname \"lo\" {envoy} ip6 daddr != ::1 meta l4proto tcp redirect to :{INBOUND}
-    meta mark {MARK} return
-{ours}    ip daddr 127.0.0.0/8 return
-    ip6 daddr ::1 return
-    meta l4proto tcp redirect to :{OUTBOUND}
-  }}
-}}
-"
-        )
+        let own = rules::Own { user: self.proxy_uid, marks: self.we_mark || self.envoy_marks };
+        rules::text(own, &self.not_inbound, &self.rules)
     }
 
     /// Puts the rules in force.
     pub(crate) async fn apply(&self) -> Result<(), CaptureError> {
-        if self.mode == CaptureMode::None {
-            return Ok(());
+        match self.mode {
+            CaptureMode::None => return Ok(()),
+            CaptureMode::External => return self.verify().await,
+            CaptureMode::Nft => {}
         }
         nft(&self.rules()).await?;
         // Unlike all of 127.0.0.0/8, this one is not there by itself.
         if self.addresses.iter().any(IpAddr::is_ipv6) {
-            add_source().await?;
+            loopback::add(SOURCE_V6).map_err(CaptureError::Source)?;
         }
         tracing::info!("all TCP traffic of this network namespace now goes through Envoy");
         Ok(())
     }
 
+    /// Makes sure that somebody else has put them in force, for both address families.
+    async fn verify(&self) -> Result<(), CaptureError> {
+        for address in &self.addresses {
+            match verify::captured(*address).await {
+                Ok(verify::Found::Captured) => {}
+                Ok(verify::Found::Bare) => return Err(CaptureError::Bare(*address)),
+                Err(source) => return Err(CaptureError::Untried { address: *address, source }),
+            }
+        }
+        tracing::info!("all TCP traffic of this network namespace goes through Envoy");
+        Ok(())
+    }
+
     /// Takes the rules away.
     pub(crate) async fn remove(&self) -> Result<(), CaptureError> {
-        if self.mode == CaptureMode::None {
+        if self.mode != CaptureMode::Nft {
             return Ok(());
         }
         nft("table inet countersign\ndelete table inet countersign\n").await
     }
 }
 
-/// Makes [`SOURCE_V6`] an address of the loopback interface.
-async fn add_source() -> Result<(), CaptureError> {
-    let refused = |why: String| CaptureError::Source(why);
-    let output = Command::new("ip")
-        .args(["-6", "address", "replace", &format!("{SOURCE_V6}/128"), "dev", "lo"])
-        .env("PATH", path_with_sbin())
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .map_err(|error| refused(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+/// Captures for an agent that runs beside, and ends.
+///
+/// # Errors
+/// If the capture is not in force: then nothing must start.
+pub async fn once(args: CaptureArgs) -> Result<(), CaptureError> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    Plan::for_others(&args, &map)?.apply().await
 }
 
 async fn nft(rules: &str) -> Result<(), CaptureError> {

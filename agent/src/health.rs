@@ -29,6 +29,8 @@ pub(crate) struct Health {
     /// Envoy has an xDS stream. Not needed for readiness: without a control plane all goes on as it was.
     xds_connected: AtomicBool,
     envoy_restarts: AtomicU64,
+    /// Pages of Envoy's or the application's numbers that could not be had.
+    scrape_failures: AtomicU64,
     last_failure: Mutex<String>,
 }
 
@@ -60,6 +62,10 @@ impl Health {
     pub(crate) fn envoy_restarted(&self) {
         self.envoy_restarts.fetch_add(1, Ordering::Relaxed);
         self.envoy_live.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn scrape_failed(&self) {
+        self.scrape_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     fn say(&self, why: String) {
@@ -133,6 +139,11 @@ impl prometheus_client::collector::Collector for Collector {
                 "countersign_agent_envoy_restarts",
                 "Times that Envoy was started again",
                 &health.envoy_restarts,
+            ),
+            (
+                "countersign_agent_scrape_failures",
+                "Pages of Envoy's or the application's metrics that could not be had",
+                &health.scrape_failures,
             ),
         ];
         for (name, help, value) in counters {

@@ -15,18 +15,24 @@ mod health;
 mod identity;
 mod renewal;
 mod sds;
+pub mod sidecar;
 mod state;
+mod status;
 mod supervisor;
 #[cfg(test)]
 mod testing;
 
-pub use args::{AgentArgs, App, AppAddress, CaptureMode, ServiceUpstream, XdsProtocol};
+pub use args::{
+    AgentArgs, App, AppAddress, AppMetrics, CaptureArgs, CaptureMode, Networks, PortSet, Ports, Questions,
+    RuleArgs, ServiceUpstream, XdsProtocol,
+};
+pub use capture::{CaptureError, once as capture};
 pub use renewal::{AGENT_OUTAGE_BUDGET, WORKLOAD_OUTAGE_BUDGET};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::{Metrics, Signals, Tasks, Version};
+use runtime::{Signals, Tasks};
 use tokio::sync::watch;
 
 /// Why the agent could not start or ended.
@@ -45,11 +51,13 @@ pub enum Error {
     #[error(transparent)]
     Envoy(#[from] supervisor::EnvoyError),
     #[error(transparent)]
-    Capture(#[from] capture::CaptureError),
+    Capture(#[from] CaptureError),
     #[error(transparent)]
     Sds(#[from] sds::SdsError),
     #[error("cannot listen on {address}")]
     Listen { address: String, source: std::io::Error },
+    #[error("no HTTP client: {0}")]
+    Client(String),
     #[error("no handler for SIGTERM can be installed")]
     Signals(#[source] std::io::Error),
     #[error(transparent)]
@@ -85,19 +93,9 @@ pub async fn run(args: AgentArgs) -> Result<(), Error> {
     tasks.spawn("Envoy", supervisor.run(stop.clone()));
     tasks.spawn(
         "health",
-        health::watch(health.clone(), state.admin_socket.clone(), args.ready_file.clone(), stop.clone()),
+        health::watch(health.clone(), state.admin_socket.clone(), args.ready_file.clone(), stop),
     );
-    if let Some(address) = args.monitoring_addr {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen { address: address.to_string(), source })?;
-        let version = Version::of("agent");
-        let metrics = Metrics::new(version.clone());
-        metrics.register(|registry| health.register(registry));
-        let ready = health.clone();
-        let monitoring = runtime::http::Monitoring::new(version, metrics, move || ready.ready());
-        tasks.spawn("monitoring", monitoring.serve(listener, stop));
-    }
+    status::start(&args, &state, &health, &mut tasks).await?;
     let outcome = tasks.run(signals, Duration::from_secs(args.drain_time + 10)).await;
     if args.cleanup_capture {
         plan.remove().await?;

@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::args::AgentArgs;
 
+/// Beside the SDS socket: Envoy's admin interface.
+pub(crate) const ADMIN_SOCKET: &str = "envoy-admin.sock";
 /// Join tokens are short.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
@@ -44,7 +46,7 @@ impl State {
         }
         Ok(Self {
             sds_socket,
-            admin_socket: shared.join("envoy-admin.sock"),
+            admin_socket: shared.join(ADMIN_SOCKET),
             bootstrap: shared.join("envoy-bootstrap.json"),
             credential: own.join("agent-svid.pem"),
         })

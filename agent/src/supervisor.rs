@@ -85,6 +85,7 @@ pub(crate) struct Supervisor {
     bootstrap: PathBuf,
     admin_socket: PathBuf,
     log: Option<PathBuf>,
+    log_level: String,
     concurrency: u32,
     drain_time: u64,
     uid: Option<u32>,
@@ -108,6 +109,7 @@ impl Supervisor {
             bootstrap,
             admin_socket: state.admin_socket.clone(),
             log: args.envoy_log.clone(),
+            log_level: args.envoy_log_level.clone(),
             concurrency: args.concurrency,
             drain_time: args.drain_time,
             uid: plan.proxy_uid(),
@@ -173,7 +175,7 @@ impl Supervisor {
         command
             .arg("-c")
             .arg(&self.bootstrap)
-            .args([NO_HOT_RESTART, "--drain-strategy", "immediate", "-l", "warning"])
+            .args([NO_HOT_RESTART, "--drain-strategy", "immediate", "-l", &self.log_level])
             // Access logs are read by people and by `countersign demo`: not ten seconds late.
             .args(["--file-flush-interval-msec", "50"])
             .args(["--concurrency", &self.concurrency.to_string()])

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{
-    analyze, audit, authz, ca, check, completion, controller, crds, demo, join_token, plugin, policy_test,
-    proxy_status, standalone, status, translate, version, wait,
+    analyze, audit, authz, ca, check, completion, controller, crds, demo, inject, join_token, plugin,
+    policy_test, proxy_status, standalone, status, translate, version, wait,
 };
 
 /// Exit code for "it works, and there is something to look at": a timeout, an object that is not accepted.
@@ -39,6 +39,10 @@ enum Command {
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
     Agent(Box<agent::AgentArgs>),
+    Capture(Box<agent::CaptureArgs>),
+    #[command(subcommand)]
+    Sidecar(agent::sidecar::Sidecar),
+    Inject(inject::InjectArgs),
     Translate(Box<translate::TranslateArgs>),
     #[command(subcommand)]
     Authz(authz::Authz),
@@ -91,6 +95,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Standalone(args) => standalone::run(*args).await,
         Command::JoinToken(command) => join_token::run(command),
         Command::Agent(args) => Ok(agent::run(*args).await.map(|()| ExitCode::SUCCESS)?),
+        Command::Capture(args) => Ok(agent::capture(*args).await.map(|()| ExitCode::SUCCESS)?),
+        Command::Sidecar(what) => Ok(agent::sidecar::run(what).await.map(|()| ExitCode::SUCCESS)?),
+        Command::Inject(args) => inject::run(&args),
         Command::Translate(args) => translate::run(&args),
         Command::Authz(command) => authz::run(command).await,
         Command::Test(args) => policy_test::run(&args),

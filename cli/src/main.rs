@@ -12,6 +12,7 @@ mod controller;
 mod crds;
 mod demo;
 mod duration;
+mod inject;
 mod join_token;
 mod keys;
 mod listen;

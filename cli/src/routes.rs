@@ -95,6 +95,7 @@ pub(crate) static ROUTES: &[Route] = &[
     route(Port::Monitoring, "/debug/log", Access::Loopback, "GET: what is logged; PUT: changes it"),
     route(Port::Monitoring, "/status", Access::Loopback, "objects, proxies, findings; `controller` and `standalone` alone"),
     route(Port::Webhook, "/validate", Access::ApiServer, "`controller` alone"),
+    route(Port::Webhook, "/inject", Access::ApiServer, "`controller` alone, with `--injection-config`"),
     route(Port::Webhook, "/ready", Access::Anybody, "`controller` alone"),
 ];
 

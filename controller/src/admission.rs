@@ -1,6 +1,7 @@
 //! Admission: the validating webhook that refuses policies which could not be enforced as written, with the same
-//! conversion as ingestion, and warns of those that are legal but moot. Fails closed: what cannot be understood is
-//! refused. Decides nothing about traffic, and changes nothing.
+//! conversion as ingestion, and warns of those that are legal but moot; and, where it is set up, the mutating one that puts
+//! a sidecar into pods ([`crate::injection`]). Fails closed: what cannot be understood is refused. Decides nothing about
+//! traffic.
 //!
 //! ```text
 //! API server ─TLS─► server ─► review::judge (crds::parse) ─► advice (asks the state's owner, if it is ready) ─► answer
@@ -11,6 +12,7 @@
 
 pub(crate) mod advice;
 mod certificate;
+mod injector;
 mod metrics;
 mod review;
 mod server;
@@ -31,6 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use certificate::{Certificates, Lifetimes};
+pub use injector::Injector;
 pub use server::{Limits, ROUTES};
 
 use crate::Handle;
@@ -69,6 +72,7 @@ pub struct Webhook {
     certificates: Arc<Certificates>,
     metrics: Metrics,
     working: Arc<Semaphore>,
+    injector: Option<Arc<Injector>>,
 }
 
 impl Webhook {
@@ -77,7 +81,18 @@ impl Webhook {
         let metrics = metrics.register(Metrics::new);
         let certificates = Certificates::new(names, lifetimes, metrics.clone());
         let working = Arc::new(Semaphore::new(AT_ONCE));
-        Self { handle, trail, revision, limits, certificates, metrics, working }
+        Self { handle, trail, revision, limits, certificates, metrics, working, injector: None }
+    }
+
+    /// Also puts sidecars into pods.
+    #[must_use]
+    pub fn injecting(self, injector: Injector) -> Self {
+        Self { injector: Some(Arc::new(injector)), ..self }
+    }
+
+    /// The control plane's revision.
+    pub fn revision(&self) -> &str {
+        &self.revision
     }
 
     /// The serving certificate, to be kept by `source::kubernetes::webhook::keep`.
@@ -114,6 +129,20 @@ impl Webhook {
         self.metrics.reviews.get_or_create(&ResultLabel { result }).inc();
         self.metrics.seconds.observe(start.elapsed().as_secs_f64());
         answer
+    }
+
+    /// Answers for a pod.
+    ///
+    /// # Errors
+    /// What is wrong with a body that is no review, or with us: the pod is then not made.
+    async fn inject(&self, body: Vec<u8>) -> Result<Value, String> {
+        let _place = self.working.acquire().await;
+        let request = review::read(&body)?;
+        let injector = self.injector.as_ref().ok_or("injection is not set up (--injection-config)")?;
+        if !self.handle.complete() {
+            return Err("not ready: the first list is not complete".to_owned());
+        }
+        injector.answer(&request, &self.handle.mesh().trust_domain)
     }
 
     async fn answer(&self, body: &[u8], caller: IpAddr) -> Result<Value, String> {

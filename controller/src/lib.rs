@@ -15,6 +15,7 @@ mod debug;
 mod effective;
 mod endpoints;
 mod guard;
+pub mod injection;
 mod keys;
 mod metrics;
 pub mod offline;
@@ -179,6 +180,11 @@ impl Handle {
         let registry = self.registry.borrow();
         let uses = |w: &Arc<Workload>| *w.namespace == *namespace && *w.service_account == *service_account;
         registry.complete.then(|| registry.workloads.values().any(uses))
+    }
+
+    /// Whether the first list is complete.
+    pub(crate) fn complete(&self) -> bool {
+        self.registry.borrow().complete
     }
 
     /// The mesh configuration in force; Istio's defaults before the first list.

@@ -78,6 +78,11 @@ impl Monitoring {
         Self { routes, limits: Limits::default() }
     }
 
+    /// These routes and no others.
+    pub fn of(routes: Vec<Route>) -> Self {
+        Self { routes, limits: Limits::default() }
+    }
+
     /// Adds a route of this process.
     #[must_use]
     pub fn route(mut self, route: Route) -> Self {

@@ -22,6 +22,7 @@ mod rights;
 mod slim;
 pub mod status;
 mod unimplemented;
+mod version;
 pub mod webhook;
 mod wire;
 
@@ -43,6 +44,7 @@ use follow::{ATTENTIVE, RELAXED, follow};
 use mesh_config::ConfigMapSink;
 use objects::ObjectSink;
 pub use rights::{Need, Right, Scope, manifest, rights};
+pub use version::native_sidecars;
 
 /// What the watches saw and was not taken over yet.
 const TELLS: usize = 1024;

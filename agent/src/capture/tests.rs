@@ -1,4 +1,5 @@
 use super::*;
+use crate::args::{Networks, PortSet};
 
 fn plan(proxy_uid: Option<u32>) -> Plan {
     Plan {
@@ -6,6 +7,8 @@ fn plan(proxy_uid: Option<u32>) -> Plan {
         proxy_uid,
         envoy_marks: proxy_uid.is_none(),
         we_mark: true,
+        not_inbound: OWN_PORTS.into(),
+        rules: RuleArgs::default(),
         addresses: vec![],
     }
 }
@@ -44,6 +47,55 @@ fn without_a_user_of_its_own_envoy_is_known_by_its_mark() {
     assert!(rules.contains("oifname \"lo\" meta mark 1337 ip daddr != 127.0.0.0/8"), "{rules}");
 }
 
+#[test]
+fn exceptions_are_in_the_rules_and_nothing_else_is() {
+    let rules = RuleArgs {
+        include_inbound_ports: "8080,9090".parse().unwrap(),
+        exclude_inbound_ports: None,
+        include_outbound_ports: Some([443].into()),
+        exclude_outbound_ports: Some([3306, 25].into()),
+        include_outbound_ip_ranges: "10.1.0.0/16,fd00::/8,10.0.0.0/15".parse().unwrap(),
+        exclude_outbound_ip_ranges: vec!["10.0.0.0/24".parse().unwrap()],
+        exclude_interfaces: vec!["net1".to_owned()],
+    };
+    let own = rules::Own { user: Some(1337), marks: false };
+    let expected = r#"table inet countersign
+delete table inet countersign
+table inet countersign {
+  chain inbound {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname { "net1" } return
+    tcp dport { 15020, 15021 } return
+    tcp dport { 8080, 9090 } redirect to :15006
+  }
+  chain outbound {
+    type nat hook output priority -100; policy accept;
+    oifname "lo" ip saddr 127.0.0.6 return
+    oifname "lo" ip6 saddr ::6 return
+    oifname "lo" meta skuid 1337 ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :15006
+    oifname "lo" meta skuid 1337 ip6 daddr != ::1 meta l4proto tcp redirect to :15006
+    meta skuid 1337 return
+    ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+    oifname { "net1" } return
+    tcp dport { 25, 3306 } return
+    ip daddr { 10.0.0.0/24 } return
+    tcp dport { 443 } redirect to :15001
+    ip daddr { 10.0.0.0/15 } meta l4proto tcp redirect to :15001
+    ip6 daddr { fd00::/8 } meta l4proto tcp redirect to :15001
+  }
+}
+"#;
+    assert_eq!(rules::text(own, &POD_PORTS.into(), &rules), expected);
+    let nothing = RuleArgs {
+        include_inbound_ports: "".parse().unwrap(),
+        include_outbound_ip_ranges: "".parse().unwrap(),
+        ..RuleArgs::default()
+    };
+    let text = rules::text(own, &BTreeSet::new(), &nothing);
+    assert_eq!(text.matches("redirect").count(), 2, "only Envoy's own calls to the workload: {text}");
+}
+
 const INSIDE: &str = "AGENT_TEST_NETWORK_NAMESPACE";
 
 /// Real rules in a network namespace of their own.
@@ -77,11 +129,25 @@ async fn in_a_namespace_of_its_own() {
         return;
     }
     println!("namespace prepared");
-    for (port, name) in [(15001, "outbound"), (15006, "inbound"), (8080, "app")] {
-        serve(port, name).await;
-    }
     let plan =
         Plan { addresses: vec!["10.9.9.9".parse().unwrap(), "fd09::9".parse().unwrap()], ..plan(None) };
+    // Who may not read the rules finds out by trying, before anybody listens and while somebody does.
+    let found = async || {
+        let mut found = Vec::new();
+        for address in &plan.addresses {
+            found.push(verify::captured(*address).await.expect("tried"));
+        }
+        found
+    };
+    assert_eq!(found().await, [verify::Found::Bare; 2]);
+    assert!(matches!(plan.verify().await, Err(CaptureError::Bare(_))));
+    plan.apply().await.expect("applied");
+    assert_eq!(found().await, [verify::Found::Captured; 2]);
+    for (port, name) in [(15001, "outbound"), (15006, "inbound"), (8080, "app"), (9090, "other")] {
+        serve(port, name).await;
+    }
+    assert_eq!(found().await, [verify::Found::Captured; 2]);
+    exceptions(&plan).await;
     plan.apply().await.expect("applied");
     plan.apply().await.expect("applied again");
     assert_eq!(listed().matches("redirect to :15001").count(), 1, "replaced, not added to");
@@ -120,6 +186,49 @@ async fn in_a_namespace_of_its_own() {
     assert_eq!(ask("10.9.9.9:8080", None, None).await.expect("answered"), "app");
 }
 
+/// Exceptions as a pod's annotations make them.
+async fn exceptions(plan: &Plan) {
+    let with = |rules| Plan { rules, ..plan.clone() };
+    let ports = |list: &[u16]| Some(list.iter().copied().collect::<PortSet>());
+    let networks = |list: &[&str]| list.iter().map(|n| n.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
+    let cases = [
+        (
+            RuleArgs { exclude_outbound_ports: ports(&[8080]), ..RuleArgs::default() },
+            ["app", "outbound", "app"],
+        ),
+        (
+            RuleArgs {
+                exclude_outbound_ip_ranges: networks(&["10.9.9.0/24", "10.9.9.8/30"]),
+                ..RuleArgs::default()
+            },
+            ["app", "other", "outbound"],
+        ),
+        (
+            RuleArgs {
+                include_outbound_ip_ranges: Networks::These(networks(&["fd00::/8"])),
+                include_outbound_ports: ports(&[9090]),
+                ..RuleArgs::default()
+            },
+            ["app", "outbound", "outbound"],
+        ),
+        (
+            RuleArgs { include_outbound_ip_ranges: Networks::These(Vec::new()), ..RuleArgs::default() },
+            ["app", "other", "app"],
+        ),
+    ];
+    for (rules, expected) in cases {
+        with(rules.clone()).apply().await.expect("nft takes them");
+        for (to, expected) in ["10.9.9.9:8080", "10.9.9.9:9090", "[fd09::9]:8080"].into_iter().zip(expected) {
+            let got = ask(to, None, None).await.unwrap_or_else(|error| error.to_string());
+            assert_eq!(got, expected, "{to} with {rules:?}");
+        }
+    }
+    with(RuleArgs { exclude_interfaces: vec!["net1".to_owned()], ..RuleArgs::default() })
+        .apply()
+        .await
+        .expect("nft takes interfaces that are not there");
+}
+
 /// Answers every connection with `name`.
 async fn serve(port: u16, name: &'static str) {
     let listener = tokio::net::TcpListener::bind(("::", port)).await.expect("bound");
@@ -155,6 +264,17 @@ fn listed() -> String {
         .output()
         .expect("nft");
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// As `countersign capture` makes them for another container: by user alone, and only if there is such a user.
+#[test]
+fn for_others_there_is_no_mark_to_get_past_by() {
+    let args = CaptureArgs { rules: RuleArgs::default(), proxy_uid: 1337 };
+    let plan = Plan::for_others(&args, "0 0 4294967295\n").expect("there is such a user");
+    let rules = plan.rules();
+    assert!(!rules.contains("mark") && rules.contains("skuid 1337"), "{rules}");
+    assert!(rules.contains("tcp dport { 15020, 15021 } return"), "{rules}");
+    assert!(matches!(Plan::for_others(&args, "0 1000 1\n"), Err(CaptureError::NoUser(1337))));
 }
 
 #[test]

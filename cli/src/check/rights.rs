@@ -169,6 +169,7 @@ fn created(namespace: &str) -> Vec<Asked> {
         ("rbac.authorization.k8s.io", "clusterroles"),
         ("rbac.authorization.k8s.io", "clusterrolebindings"),
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
         ("", "namespaces"),
     ];
     let here = [

@@ -51,12 +51,16 @@ pub(crate) struct ControllerArgs {
     /// Admission webhook over TLS; `off` for none [default: 0.0.0.0:15017]
     #[arg(long, env = "COUNTERSIGN_WEBHOOK_ADDR", value_name = "ADDR|off")]
     webhook_addr: Option<Listen>,
-    /// The ValidatingWebhookConfiguration that is told our certificate's authority [default: countersign-NS]
+    /// The ValidatingWebhookConfiguration and MutatingWebhookConfiguration that are told our certificate's authority
+    /// [default: countersign-NS]
     #[arg(long, env = "COUNTERSIGN_WEBHOOK_CONFIGURATION", value_name = "NAME")]
     webhook_configuration: Option<String>,
     /// Host name or address by which the API server calls the webhook, if not by its Service
     #[arg(long, env = "COUNTERSIGN_WEBHOOK_HOST", value_name = "HOST")]
     webhook_host: Option<String>,
+    /// Settings of the injection of sidecars (YAML), followed live; without, the webhook refuses to inject
+    #[arg(long, env = "COUNTERSIGN_INJECTION_CONFIG", value_name = "FILE")]
+    injection_config: Option<PathBuf>,
     /// Certificate authority, HOST:PORT; with `off` the TLS port stays shut [default: countersign-ca.NS.svc:15012]
     #[arg(long, env = "COUNTERSIGN_CA_ADDR", value_name = "HOST:PORT|off")]
     ca_addr: Option<CaAddr>,
@@ -168,6 +172,7 @@ struct File {
     webhook_addr: Option<Listen>,
     webhook_configuration: Option<String>,
     webhook_host: Option<String>,
+    injection_config: Option<PathBuf>,
     ca_addr: Option<CaAddr>,
     token_file: Option<PathBuf>,
     advertise_addr: Option<String>,
@@ -192,6 +197,7 @@ pub(crate) struct Settings {
     pub(crate) webhook: Listen,
     pub(crate) webhook_configuration: String,
     pub(crate) webhook_host: Option<String>,
+    pub(crate) injection_config: Option<PathBuf>,
     pub(crate) ca: CaAddr,
     pub(crate) token_file: PathBuf,
     pub(crate) advertise: Option<String>,
@@ -233,6 +239,7 @@ impl ControllerArgs {
                 .or(file.webhook_configuration)
                 .unwrap_or_else(|| format!("countersign-{namespace}")),
             webhook_host: self.webhook_host.or(file.webhook_host),
+            injection_config: self.injection_config.or(file.injection_config),
             ca: ca.unwrap_or_else(|| CaAddr::At(format!("countersign-ca.{namespace}.svc:15012"))),
             token_file: token_file.unwrap_or_else(|| PathBuf::from("/var/run/secrets/tokens/istio-token")),
             advertise: self.advertise_addr.or(file.advertise_addr),

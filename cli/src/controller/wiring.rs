@@ -1,9 +1,10 @@
 //! The parts of the controller and the channels between them.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
-use controller::admission::{self, Webhook};
+use controller::admission::{self, Injector, Webhook};
 use controller::{Controller, Handle};
 use runtime::{Metrics, Tasks};
 use source::kubernetes::events::Events;
@@ -39,6 +40,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
         webhook,
         webhook_configuration,
         webhook_host,
+        injection_config,
         ca,
         token_file,
         advertise,
@@ -99,6 +101,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
             look: None,
         };
         let server = Webhook::new(controller.clone(), trail, &metrics, settings);
+        let server = injecting(&mut tasks, server, injection_config.as_deref(), &keeping, &events, &metrics)?;
         start_webhook(&mut tasks, server, keeping, listener);
     }
     let secure = Secure {
@@ -117,6 +120,29 @@ pub(crate) async fn start(settings: Settings) -> Result<Tasks> {
     tasks.spawn("secure port", secure.serve(stop));
     start_monitoring(&mut tasks, metrics, controller, monitoring);
     Ok(tasks)
+}
+
+/// The webhook, which also puts sidecars into pods if that is set up.
+fn injecting(
+    tasks: &mut Tasks,
+    server: Webhook,
+    config: Option<&Path>,
+    kept: &webhook::Settings,
+    events: &Events,
+    metrics: &Metrics,
+) -> Result<Webhook> {
+    let Some(config) = config else { return Ok(server) };
+    let native = Arc::new(OnceLock::new());
+    let injector =
+        Injector::new(config, (&kept.namespace, server.revision()), native.clone(), events.clone(), metrics);
+    let client = kept.client.clone();
+    let learn = endless(async move {
+        // Told once.
+        let _ = native.set(source::kubernetes::native_sidecars(client).await);
+        std::future::pending::<()>().await;
+    });
+    tasks.spawn("API server version", until_stopped(tasks.stop(), learn));
+    Ok(server.injecting(injector.map_err(anyhow::Error::msg)?))
 }
 
 fn start_webhook(tasks: &mut Tasks, server: Webhook, keeping: webhook::Settings, listener: TcpListener) {

@@ -34,11 +34,11 @@ pub(super) struct Request {
     #[serde(default)]
     name: String,
     #[serde(default)]
-    namespace: String,
+    pub(super) namespace: String,
     pub(super) operation: String,
     #[serde(default)]
     user_info: UserInfo,
-    object: Option<Value>,
+    pub(super) object: Option<Value>,
     old_object: Option<Value>,
     dry_run: Option<bool>,
 }
@@ -75,6 +75,14 @@ pub(super) fn read(body: &[u8]) -> Result<Request, String> {
 impl Request {
     pub(super) fn user(&self) -> &str {
         &self.user_info.username
+    }
+
+    /// A pod that is to be made.
+    pub(super) fn makes_pod(&self) -> bool {
+        self.kind.group.is_empty()
+            && self.kind.kind == "Pod"
+            && self.operation == "CREATE"
+            && self.sub_resource.is_empty()
     }
 
     pub(super) fn dry_run(&self) -> bool {
@@ -221,12 +229,12 @@ fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     findings.iter().filter(|finding| finding.severity == Severity::Error)
 }
 
-fn review(response: &Value) -> Value {
+pub(super) fn review(response: &Value) -> Value {
     json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
 }
 
 /// As many as may be sent, each as long as it may be, each once.
-fn fit(warnings: &[String]) -> Vec<String> {
+pub(super) fn fit(warnings: &[String]) -> Vec<String> {
     const MORE: &str = "and more warnings";
     let mut fitting: Vec<String> = Vec::new();
     let mut bytes = 0;
@@ -246,7 +254,7 @@ fn fit(warnings: &[String]) -> Vec<String> {
 }
 
 /// At most so many bytes, by whole characters.
-fn cut(text: &str, max: usize) -> String {
+pub(super) fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }

@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 use super::Webhook;
 
 /// What there is to ask, and how. Everybody who reaches the port may: the API server shows no certificate.
-pub const ROUTES: [(&str, &str); 2] = [("POST", "/validate"), ("GET", "/ready")];
+pub const ROUTES: [(&str, &str); 3] = [("POST", "/validate"), ("POST", INJECT), ("GET", "/ready")];
+/// Asks for a pod with its sidecar.
+const INJECT: &str = "/inject";
 
 /// What the port grants its callers.
 #[derive(Clone, Copy, Debug)]
@@ -215,10 +217,10 @@ async fn respond(shared: Shared, request: Request<Incoming>, peer: SocketAddr) -
             false => text(StatusCode::SERVICE_UNAVAILABLE, "there is no certificate yet\n"),
         });
     }
-    Ok(validate(shared, request, peer).await.unwrap_or_else(|refusal| refusal))
+    Ok(judge(shared, request, peer).await.unwrap_or_else(|refusal| refusal))
 }
 
-async fn validate(shared: Shared, request: Request<Incoming>, peer: SocketAddr) -> Result<Answer, Answer> {
+async fn judge(shared: Shared, request: Request<Incoming>, peer: SocketAddr) -> Result<Answer, Answer> {
     let json = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
         kind.to_str()
             .is_ok_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
@@ -227,12 +229,19 @@ async fn validate(shared: Shared, request: Request<Incoming>, peer: SocketAddr) 
         return Err(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json is understood\n"));
     }
     let limits = shared.webhook.limits;
+    let inject = request.uri().path() == INJECT;
     let (body, _room) = match timeout(limits.body, collect(&shared, request.into_body())).await {
         Ok(body) => body?,
         Err(_) => return Err(text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time\n")),
     };
     let caller = peer.ip().to_canonical();
-    match timeout(limits.answer, shared.webhook.review(body, caller)).await {
+    let answer = async {
+        match inject {
+            true => shared.webhook.inject(body).await,
+            false => shared.webhook.review(body, caller).await,
+        }
+    };
+    match timeout(limits.answer, answer).await {
         Ok(Ok(review)) => {
             let mut response = text(StatusCode::OK, review.to_string());
             let kind = header::HeaderValue::from_static("application/json");

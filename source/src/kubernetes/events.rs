@@ -37,6 +37,8 @@ pub enum Reason {
     CertExpiringSoon,
     /// Keys that a policy needs are not there, so that it refuses tokens.
     KeysNotFetched,
+    /// A pod that asks for a sidecar cannot have one.
+    NotInjected,
 }
 
 impl Reason {
@@ -47,6 +49,7 @@ impl Reason {
             Self::ProxyNack => "ProxyNACK",
             Self::CertExpiringSoon => "CertExpiringSoon",
             Self::KeysNotFetched => "JwksNotFetched",
+            Self::NotInjected => "NotInjected",
         }
     }
 
@@ -56,13 +59,18 @@ impl Reason {
             Self::PolicyEnforced | Self::ProxyNack => "Program",
             Self::CertExpiringSoon => "Renew",
             Self::KeysNotFetched => "Fetch",
+            Self::NotInjected => "Inject",
         }
     }
 
     fn of_type(self) -> EventType {
         match self {
             Self::PolicyEnforced => EventType::Normal,
-            Self::PolicyRejected | Self::ProxyNack | Self::CertExpiringSoon | Self::KeysNotFetched => {
+            Self::PolicyRejected
+            | Self::ProxyNack
+            | Self::CertExpiringSoon
+            | Self::KeysNotFetched
+            | Self::NotInjected => {
                 EventType::Warning
             }
         }

@@ -104,7 +104,7 @@ pub fn rights() -> Vec<Right> {
             .so("making the webhook's certificate; RBAC cannot limit a creation to a name"),
         Right::optional(
             "admissionregistration.k8s.io",
-            &["validatingwebhookconfigurations"],
+            &["validatingwebhookconfigurations", "mutatingwebhookconfigurations"],
             &["get", "list", "watch", "patch"],
         )
         .named(&["countersign-{namespace}"])

@@ -1,20 +1,24 @@
-//! Keeps the admission webhook's certificate in a Secret that all replicas share, and its authorities in the
-//! ValidatingWebhookConfiguration, live: whoever changes either sees it put right. Knows neither what a certificate
-//! looks like nor when it ends: that is [`Keys`]'s.
+//! Keeps the webhooks' certificate in a Secret that all replicas share, and its authorities in the
+//! ValidatingWebhookConfiguration and the MutatingWebhookConfiguration, live: whoever changes any of them sees it put
+//! right. Knows neither what a certificate looks like nor when it ends: that is [`Keys`]'s.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use rand::Rng as _;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 /// Name of the Secret.
@@ -48,13 +52,13 @@ pub struct Settings {
     pub client: Client,
     /// Of the Secret.
     pub namespace: String,
-    /// Name of the ValidatingWebhookConfiguration whose every webhook is ours.
+    /// Name of the ValidatingWebhookConfiguration and the MutatingWebhookConfiguration whose every webhook is ours.
     pub configuration: String,
     /// Longest time between two looks; [`LOOK`] if `None`.
     pub look: Option<Duration>,
 }
 
-impl std::fmt::Debug for Settings {
+impl Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Settings")
             .field("namespace", &self.namespace)
@@ -112,9 +116,27 @@ async fn wait(changes: &mut BoxStream<'static, ()>, longest: Duration) {
     let _ = tokio::time::timeout(longest, changes.next()).await;
 }
 
+/// A kind of object that names webhooks.
+trait Configuration: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
+    fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)>;
+}
+
+impl Configuration for ValidatingWebhookConfiguration {
+    fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|hook| (&*hook.name, &hook.client_config)).collect()
+    }
+}
+
+impl Configuration for MutatingWebhookConfiguration {
+    fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)> {
+        self.webhooks.iter().flatten().map(|hook| (&*hook.name, &hook.client_config)).collect()
+    }
+}
+
 struct Keeper {
     secrets: Api<Secret>,
-    configurations: Api<ValidatingWebhookConfiguration>,
+    validating: Api<ValidatingWebhookConfiguration>,
+    mutating: Api<MutatingWebhookConfiguration>,
     configuration: String,
     keys: Arc<dyn Keys>,
 }
@@ -124,23 +146,26 @@ impl Keeper {
         let Settings { client, namespace, configuration, look: _ } = settings;
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
-            configurations: Api::all(client.clone()),
+            validating: Api::all(client.clone()),
+            mutating: Api::all(client.clone()),
             configuration: configuration.clone(),
             keys,
         }
     }
 
-    /// One item per change of the Secret or the configuration; errors are waited out (and logged) here.
+    /// One item per change of the Secret or a configuration; errors are waited out (and logged) here.
     fn changes(&self) -> BoxStream<'static, ()> {
         let only = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         let secret = watcher(self.secrets.clone(), only(SECRET)).default_backoff();
-        let configuration = watcher(self.configurations.clone(), only(&self.configuration)).default_backoff();
+        let validating = watcher(self.validating.clone(), only(&self.configuration)).default_backoff();
+        let mutating = watcher(self.mutating.clone(), only(&self.configuration)).default_backoff();
         let told = |event: Result<(), watcher::Error>| async move {
             event.inspect_err(|error| tracing::debug!(%error, "watching the webhook's objects")).ok()
         };
         let secret = secret.map(|event| event.map(drop)).filter_map(told);
-        let configuration = configuration.map(|event| event.map(drop)).filter_map(told);
-        futures::stream::select(secret, configuration).boxed()
+        let validating = validating.map(|event| event.map(drop)).filter_map(told);
+        let mutating = mutating.map(|event| event.map(drop)).filter_map(told);
+        futures::stream::select_all([secret.boxed(), validating.boxed(), mutating.boxed()]).boxed()
     }
 
     /// Brings everything up to date: what is stored is used and trusted before it is replaced.
@@ -187,7 +212,11 @@ impl Keeper {
     /// Uses what is stored, and has the API server trust it.
     async fn publish(&self, stored: &Data) -> Result<(), Failed> {
         match self.keys.adopt(stored, SystemTime::now()) {
-            Ok(bundle) => self.trust(bundle).await,
+            Ok(bundle) => {
+                let bundle = ByteString(bundle);
+                self.trust(&self.validating, &bundle).await?;
+                self.trust(&self.mutating, &bundle).await
+            }
             Err(why) => {
                 tracing::warn!(%why, "the webhook's stored certificate cannot be used");
                 Ok(())
@@ -195,28 +224,26 @@ impl Keeper {
         }
     }
 
-    async fn trust(&self, bundle: Vec<u8>) -> Result<(), Failed> {
-        let doing = "reading the ValidatingWebhookConfiguration";
-        let found = self.configurations.get_opt(&self.configuration).await.map_err(api(doing))?;
+    async fn trust<K: Configuration>(&self, api_of: &Api<K>, bundle: &ByteString) -> Result<(), Failed> {
+        let found =
+            api_of.get_opt(&self.configuration).await.map_err(api("reading a webhook's configuration"))?;
         let Some(found) = found else {
-            tracing::debug!(name = %self.configuration, "there is no ValidatingWebhookConfiguration");
+            tracing::debug!(name = %self.configuration, kind = %K::kind(&()), "there is no such configuration");
             return Ok(());
         };
-        let bundle = ByteString(bundle);
-        let stale =
-            found.webhooks.iter().flatten().filter(|w| w.client_config.ca_bundle.as_ref() != Some(&bundle));
+        let hooks = found.webhooks();
+        let stale = hooks.into_iter().filter(|(_, client)| client.ca_bundle.as_ref() != Some(bundle));
         // The list's merge key is the name: everything else stays as it is.
         let webhooks: Vec<_> =
-            stale.map(|w| json!({"name": w.name, "clientConfig": {"caBundle": bundle}})).collect();
+            stale.map(|(name, _)| json!({"name": name, "clientConfig": {"caBundle": bundle}})).collect();
         if webhooks.is_empty() {
             return Ok(());
         }
-        let metadata = json!({"resourceVersion": found.metadata.resource_version});
+        let metadata = json!({"resourceVersion": found.meta().resource_version});
         let patch = Patch::Strategic(json!({"metadata": metadata, "webhooks": webhooks}));
-        let doing = "patching the ValidatingWebhookConfiguration";
-        let patched = self.configurations.patch(&self.configuration, &PatchParams::default(), &patch).await;
-        patched.map_err(api(doing))?;
-        tracing::info!(name = %self.configuration, "the API server was told the webhook's authorities");
+        let patched = api_of.patch(&self.configuration, &PatchParams::default(), &patch).await;
+        patched.map_err(api("patching a webhook's configuration"))?;
+        tracing::info!(name = %self.configuration, kind = %K::kind(&()), "the API server was told the webhook's authorities");
         Ok(())
     }
 }
