@@ -70,9 +70,7 @@ impl Reason {
             | Self::ProxyNack
             | Self::CertExpiringSoon
             | Self::KeysNotFetched
-            | Self::NotInjected => {
-                EventType::Warning
-            }
+            | Self::NotInjected => EventType::Warning,
         }
     }
 }
