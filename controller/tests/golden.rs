@@ -25,7 +25,9 @@ fn check(case: &str) {
     if offline.workloads().is_empty() {
         offline.register("default", BTreeMap::new());
     }
-    let (mut effective, mut envoy, mut callers) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut effective, mut envoy) = (Vec::new(), Vec::new());
+    // Whoever calls alike is listed once.
+    let mut callers: Vec<(Vec<String>, Vec<Value>)> = Vec::new();
     for workload in offline.workloads() {
         let name = format!("{}/{}", workload.namespace, workload.name);
         let policy = offline.effective(&workload).expect("a golden case");
@@ -35,11 +37,17 @@ fn check(case: &str) {
         for (kind, one) in offline.resources(&workload, shape).expect("a golden case") {
             types.entry(kind.short()).or_default().push(resource(&one).expect("a golden case"));
         }
-        let outbound: Vec<&Value> = types.values().flatten().filter(|one| outbound(one)).collect();
-        callers.push(json!({"workload": name, "resources": outbound}));
+        let outbound: Vec<Value> = types.values().flatten().filter(|one| outbound(one)).cloned().collect();
+        match callers.iter_mut().find(|(_, same)| *same == outbound) {
+            Some((names, _)) => names.push(name.clone()),
+            None => callers.push((vec![name.clone()], outbound)),
+        }
         envoy.push(json!({"workload": name, "resources": types}));
     }
     compare(&folder.join("effective.yaml"), &serde_yaml::to_string(&effective).expect("a golden case"));
+    let callers =
+        callers.into_iter().map(|(workloads, all)| json!({"workloads": workloads, "resources": all}));
+    let callers = callers.collect::<Vec<_>>();
     for (file, content) in [("envoy.yaml", envoy), ("callers.yaml", callers)] {
         let file = folder.join(file);
         if file.exists() {
