@@ -92,10 +92,10 @@ fn plaintext() -> (Got, Vec<Seen>) {
     (ALLOWED, vec![Seen::Plaintext])
 }
 
-/// TLS as to any server outside of the mesh.
+/// TLS as to any server outside of the mesh: Envoy offers the protocol that it is going to speak.
 fn tls(sni: Option<&str>, client: Option<&CertificateDer<'static>>) -> (Got, Vec<Seen>) {
     let (sni, client) = (sni.map(str::to_owned), client.cloned());
-    (ALLOWED, vec![Seen::Tls { sni, alpn: Vec::new(), client, completed: true }])
+    (ALLOWED, vec![Seen::Tls { sni, alpn: vec!["http/1.1".to_owned()], client, completed: true }])
 }
 
 /// The client gave up in the handshake, whatever it had said before.
