@@ -30,7 +30,6 @@ pub struct ClientTlsSettings {
     /// The name that is asked for in the TLS handshake; the host that is called, if left out.
     pub sni: String,
     /// Takes whatever certificate the server has.
-    #[schemars(extend("nullable" = true))]
     pub insecure_skip_verify: Option<bool>,
 }
 
