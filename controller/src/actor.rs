@@ -461,7 +461,9 @@ async fn collect(changes: &mut mpsc::Receiver<Change>, batch: &mut Vec<Change>) 
 fn trigger(edit: &Edit) -> Option<&'static str> {
     match edit {
         Edit::Nothing => None,
-        Edit::Policy { .. } | Edit::DestinationRule { .. } | Edit::Telemetry(_) => Some("config"),
+        Edit::Policy { .. } | Edit::DestinationRule { .. } | Edit::Telemetry(_) | Edit::Sidecar(_) => {
+            Some("config")
+        }
         Edit::Service(_) => Some("service"),
         Edit::Workload { .. } | Edit::Slice(_) => Some("endpoint"),
         Edit::Mesh => Some("global"),

@@ -51,7 +51,7 @@ impl Namespaces {
 pub(crate) struct Affected {
     /// Effective policies of workloads there.
     pub(crate) policies: Namespaces,
-    /// Inbound ports of workloads there.
+    /// Inbound ports of workloads there, and what they may call.
     pub(crate) inbound: Namespaces,
     /// Everything that is these workloads' own.
     pub(crate) workloads: BTreeSet<ObjectName>,
@@ -110,7 +110,7 @@ pub(crate) fn affected(store: &Store, edit: &Edit) -> Affected {
             ..Affected::default()
         },
         // Which logs a proxy writes stands in its listeners.
-        Edit::Telemetry(namespace) => {
+        Edit::Sidecar(namespace) | Edit::Telemetry(namespace) => {
             let root = **namespace == *store.mesh.root_namespace;
             let inbound = if root { Namespaces::All } else { Namespaces::one(namespace.clone()) };
             Affected { inbound, ..Affected::default() }

@@ -52,6 +52,50 @@ pub(crate) fn service(namespace: &str, name: &str, port: u16) -> Service {
         }],
         selector: Some(labels(&[("app", name)])),
         created: 0,
+        export_to: None,
+    }
+}
+
+/// An entry of `egress`: each host as `NAMESPACE/HOST`.
+pub(crate) fn egress(port: Option<u16>, hosts: &[&str]) -> mesh::Egress {
+    let rule = |text: &&str| {
+        let (namespace, host) = text.split_once('/').unwrap();
+        let namespace = (namespace != "*").then(|| namespace.into());
+        mesh::HostRule { namespace, host: mesh::HostMatch::parse(host) }
+    };
+    mesh::Egress { port, hosts: hosts.iter().map(rule).collect() }
+}
+
+/// With a port 8081 of its own.
+pub(crate) fn sidecar(
+    namespace: &str,
+    name: &str,
+    app: Option<&str>,
+    egress: Option<Vec<mesh::Egress>>,
+) -> mesh::Sidecar {
+    mesh::Sidecar {
+        namespace: namespace.into(),
+        name: name.into(),
+        created: 0,
+        selector: app.map(|app| labels(&[("app", app)])),
+        scope: Arc::new(mesh::Scope { egress, allow_any: None }),
+        ingress: vec![mesh::Ingress { port: 8081, protocol: Protocol::Http, app: None }],
+    }
+}
+
+/// An ext_authz provider `opa` at port 80 of a service.
+pub(crate) fn provider(service: &str) -> mesh::ExtensionProvider {
+    mesh::ExtensionProvider {
+        name: "opa".into(),
+        ext_authz: Some(mesh::ExtAuthz {
+            kind: mesh::ExtAuthzKind::Grpc,
+            service: service.into(),
+            port: 80,
+            timeout_ms: 1000,
+            fail_open: false,
+            status_on_error: None,
+            include_body: None,
+        }),
     }
 }
 

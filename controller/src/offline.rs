@@ -125,8 +125,7 @@ impl Offline {
 
     /// Its ports that some service names.
     pub fn ports(&self, workload: &Workload) -> Vec<InboundPort> {
-        let services = self.0.store.services.namespace(&workload.namespace).map(|service| &**service);
-        mesh::inbound_ports(workload, services)
+        self.0.store.inbound_ports(workload)
     }
 
     /// Everything its proxy would have, in the order of [`ResourceType`], by name.

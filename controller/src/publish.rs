@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::{Client, Log, Logs, MeshConfig, Sink, Workload, WorkloadKind};
+use mesh::{Log, Logs, MeshConfig, Sink, Workload, WorkloadKind};
 use policy::{EffectivePolicy, MtlsMode, ObjectName};
 use tokio::sync::watch;
 use xds::build::{self, Inbound, Outbound, OutboundService, Provider, ProxyShape, SharedShape};
@@ -22,7 +22,7 @@ use crate::endpoints::identity;
 use crate::guard::{Panicked, guarded};
 use crate::store::{Edit, Store};
 use groups::{Group, Groups, Inputs, Providers};
-use services::{Context, Services, Shared};
+use services::{Context, Services, ViewId, ViewKey};
 use tables::{Encoded, Interner, Tables, keep_equal, overlaid};
 
 /// Where a builder failed, and with what. Until it succeeds the last good result stays in force.
@@ -33,8 +33,11 @@ pub(crate) struct Failures(BTreeMap<Failure, String>);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Failure {
     Service(ObjectName),
-    /// Outbound listeners and routes of a namespace.
-    Outbound(Arc<str>),
+    /// Outbound listeners and routes of those of a namespace that see the same.
+    Outbound {
+        namespace: Arc<str>,
+        view: ViewId,
+    },
     Workload(ObjectName),
     /// Outbound listeners and routes of a proxy without capture, which are its own.
     OutboundOf(ObjectName),
@@ -44,7 +47,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Service(id) => write!(f, "service {id}"),
-            Self::Outbound(namespace) => write!(f, "outbound side of namespace {namespace}"),
+            Self::Outbound { namespace, view: _ } => write!(f, "outbound side of namespace {namespace}"),
             Self::Workload(id) => write!(f, "workload {id}"),
             Self::OutboundOf(id) => write!(f, "outbound side of workload {id}"),
         }
@@ -84,12 +87,9 @@ pub(crate) struct SlotKey {
 struct Slot {
     sender: watch::Sender<Arc<Snapshot>>,
     group: Arc<Group>,
-    /// Which DestinationRules count for it.
-    client: Client,
     /// Which logs these proxies write; those of `group` are the inbound ones.
     logs: Logs,
-    /// Of what it shares with others.
-    key: Shared,
+    view: ViewId,
     /// Outbound side of a proxy without capture.
     private: Option<Private>,
     /// What it shares with others.
@@ -103,6 +103,7 @@ struct Slot {
 /// The outbound side of one proxy, and what it was made from.
 #[derive(Debug)]
 struct Private {
+    view: ViewId,
     /// [`Services::version`].
     version: u64,
     mesh: Arc<MeshConfig>,
@@ -180,9 +181,10 @@ impl Publisher {
             self.resolve_providers(&mut affected);
         }
         self.effective.invalidate(&affected.policies);
-        let shared = self.update_services(&affected);
-        let concerned = self.slots.keys().filter(|key| shared || touched(key, &affected));
-        let keys: Vec<SlotKey> = concerned.cloned().collect();
+        let dirty = self.update_services(&affected);
+        let concerned =
+            self.slots.iter().filter(|(key, slot)| dirty.contains(&slot.view) || touched(key, &affected));
+        let keys: Vec<SlotKey> = concerned.map(|(key, _)| key.clone()).collect();
         let published = keys.into_iter().filter(|key| self.update_slot(key, &affected)).count();
         self.sweep();
         published
@@ -202,11 +204,9 @@ impl Publisher {
         let group = group.map_err(|_| Refusal::Failed(key.workload.clone()))?;
         let sender = watch::Sender::new(Arc::new(Snapshot::new(self.generation)));
         let own = group.tables.clone();
-        let client = self.store.destination_rules.client(&subject.namespace, &subject.labels);
+        let view = self.view(key, &subject, &logs);
         let (shared, changed) = (Tables::default(), [self.generation; 5]);
-        let key_of_shared = self.services.key(key.shape.shared(), &logs.client);
-        let mut slot =
-            Slot { sender, group, client, logs, key: key_of_shared, private: None, shared, own, changed };
+        let mut slot = Slot { sender, group, logs, view, private: None, shared, own, changed };
         self.publish(key, &subject, &mut slot);
         let receiver = slot.sender.subscribe();
         self.slots.insert(key.clone(), slot);
@@ -233,20 +233,12 @@ impl Publisher {
     pub(crate) fn sweep(&mut self) {
         self.slots.retain(|_, slot| slot.sender.receiver_count() > 0);
         self.groups.sweep();
-        let mut shapes: HashSet<Shared> = HashSet::new();
-        let mut used: HashMap<&Client, HashSet<Shared>> = HashMap::new();
-        for slot in self.slots.values() {
-            shapes.insert(slot.key);
-            used.entry(&slot.client).or_default().insert(slot.key);
-        }
-        self.services.retain(
-            |client, shape| used.get(client).is_some_and(|shapes| shapes.contains(&shape)),
-            |client| used.contains_key(client),
-            |shape| shapes.contains(&shape),
-        );
+        let views: HashSet<ViewId> = self.slots.values().map(|slot| slot.view).collect();
+        self.services.retain(&views);
         let connected: HashSet<&ObjectName> = self.slots.keys().map(|key| &key.workload).collect();
         self.failures.0.retain(|failure, _| match failure {
-            Failure::Service(_) | Failure::Outbound(_) => true,
+            Failure::Service(_) => true,
+            Failure::Outbound { view, .. } => views.contains(view),
             Failure::Workload(id) | Failure::OutboundOf(id) => connected.contains(id),
         });
         self.interner.sweep();
@@ -267,21 +259,25 @@ impl Publisher {
         }
     }
 
-    /// Whether something that proxies share may have changed.
-    fn update_services(&mut self, affected: &Affected) -> bool {
-        let Self { store, effective, services, interner, failures, builders, .. } = self;
+    /// The views in which something changed.
+    fn update_services(&mut self, affected: &Affected) -> HashSet<ViewId> {
+        let Self { store, effective, services, providers, interner, failures, builders, .. } = self;
         let mesh = store.mesh.clone();
         let mut context = Context { builders: *builders, mesh: &mesh, interner, failures };
-        let before = services.version;
-        for id in &affected.services {
-            services.update(id, store, effective, affected.mesh, &mut context);
-        }
-        services.tell(affected.services.union(&affected.told), store, &mut context);
-        let changed = services.version != before || affected.mesh;
-        if changed {
-            services.rebuild(&mut context);
-        }
-        changed
+        let needed = needed(store, providers);
+        services.update(affected, needed, (store, effective), &mut context)
+    }
+
+    /// The view of a proxy, by what applies to its workload.
+    fn view(&mut self, key: &SlotKey, workload: &Workload, logs: &Logs) -> ViewId {
+        let Self { store, services, interner, failures, builders, .. } = self;
+        let mesh = store.mesh.clone();
+        let mut context = Context { builders: *builders, mesh: &mesh, interner, failures };
+        let client = store.destination_rules.client(&workload.namespace, &workload.labels);
+        let logs = if key.shape.captured() { logs.client.clone() } else { Arc::default() };
+        let scope = store.sidecar_of(workload).map(|sidecar| sidecar.scope.clone()).unwrap_or_default();
+        let key = ViewKey { client, scope, logs, shape: key.shape.shared() };
+        services.view(key, store, &mut context)
     }
 
     /// Whether the slot got a new snapshot.
@@ -301,10 +297,11 @@ impl Publisher {
         };
         if touched(key, affected) {
             let logs = self.store.logs(&subject);
+            slot.view = self.view(key, &subject, &logs);
             if let Ok(group) = self.group(key, &subject, policy, &logs, Some(&slot.group)) {
                 slot.group = group;
-                slot.logs = logs;
             }
+            slot.logs = logs;
         }
         let published = self.publish(key, &subject, &mut slot);
         self.slots.insert(key.clone(), slot);
@@ -355,8 +352,7 @@ impl Publisher {
         before: Option<&Arc<Group>>,
     ) -> Result<Arc<Group>, Panicked> {
         let failure = Failure::Workload(key.workload.clone());
-        let services = self.store.services.namespace(&workload.namespace).map(|service| &**service);
-        let ports = mesh::inbound_ports(workload, services);
+        let ports = self.store.inbound_ports(workload);
         let logs = logs.server.clone();
         let inputs =
             Inputs::new(&self.store.mesh, workload, ports, policy, &key.shape, &self.providers, logs);
@@ -376,9 +372,7 @@ impl Publisher {
     fn publish(&mut self, key: &SlotKey, workload: &Workload, slot: &mut Slot) -> bool {
         let Self { store, services, interner, failures, generation, builders, .. } = self;
         let mut context = Context { builders: *builders, mesh: &store.mesh, interner, failures };
-        slot.client = store.destination_rules.client(&workload.namespace, &workload.labels);
-        slot.key = services.key(key.shape.shared(), &slot.logs.client);
-        let shared = services.shared(&slot.client, slot.key, store, &mut context);
+        let shared = services.tables(slot.view);
         let own = if key.shape.captured() {
             slot.group.tables.clone()
         } else {
@@ -388,7 +382,7 @@ impl Publisher {
         };
         // Another group may hold equal content under another pointer.
         keep_equal(&mut slot.own, own);
-        // So may another client.
+        // So may another view.
         keep_equal(&mut slot.shared, shared);
         let mut snapshot = Snapshot::new(*generation);
         for kind in ResourceType::ALL {
@@ -429,7 +423,8 @@ fn refresh_private(
     context: &mut Context<'_>,
 ) {
     let fresh = slot.private.as_ref().is_some_and(|private| {
-        private.version == services.version
+        private.view == slot.view
+            && private.version == services.version(slot.view)
             && Arc::ptr_eq(&private.mesh, mesh)
             && private.addresses == workload.addresses
             && private.logs == slot.logs.client
@@ -439,11 +434,10 @@ fn refresh_private(
     }
     let failure = Failure::OutboundOf(key.workload.clone());
     let (addresses, logs) = (&workload.addresses, slot.logs.client.clone());
-    if let Some(encoded) =
-        services.outbound(&failure, &workload.namespace, addresses, &key.shape, &logs, context)
-    {
-        let (version, mesh, addresses) = (services.version, mesh.clone(), addresses.clone());
-        slot.private = Some(Private { version, mesh, addresses, logs, encoded });
+    if let Some(encoded) = services.outbound(slot.view, &failure, addresses, &key.shape, &logs, context) {
+        let (view, version) = (slot.view, services.version(slot.view));
+        let (mesh, addresses) = (mesh.clone(), addresses.clone());
+        slot.private = Some(Private { view, version, mesh, addresses, logs, encoded });
     }
 }
 
@@ -492,6 +486,22 @@ fn providers(store: &Store) -> BTreeMap<Arc<str>, Provider> {
 fn log_services(store: &Store) -> BTreeSet<Arc<str>> {
     let services = store.mesh.log_providers.iter().filter(|(_, sink)| matches!(sink, Sink::Service { .. }));
     services.filter(|(_, sink)| store.reaches(sink)).map(|(name, _)| name.clone()).collect()
+}
+
+/// The services of the providers that exist, of ext_authz and of access logs.
+fn needed(store: &Store, providers: &BTreeMap<Arc<str>, Provider>) -> BTreeSet<ObjectName> {
+    let logs = store.mesh.log_providers.values().filter_map(|sink| match sink {
+        Sink::Service { service, port, .. } => store.service_at(service, *port),
+        Sink::File { .. } => None,
+    });
+    let mut services: BTreeSet<ObjectName> =
+        logs.map(|service| crate::store::service_name(service)).collect();
+    if !providers.is_empty() {
+        let called: HashSet<&str> = providers.values().map(|provider| &*provider.hostname).collect();
+        let authorizers = store.services.iter().filter(|service| called.contains(&*service.hostname));
+        services.extend(authorizers.map(|service| crate::store::service_name(service)));
+    }
+    services
 }
 
 #[cfg(test)]

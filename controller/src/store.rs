@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crds::{Kind, Object, ObjectRef};
 use mesh::{
-    DestinationRule, DestinationRules, EndpointSlice, Logs, MeshConfig, Service, Sink, Telemetry, Workload,
-    WorkloadKind,
+    DestinationRule, DestinationRules, EndpointSlice, InboundPort, Logs, MeshConfig, Service, Sidecar, Sink,
+    Telemetry, Workload, WorkloadKind,
 };
 use policy::{ObjectName, PolicySet, Scope};
 
@@ -73,6 +73,8 @@ pub(crate) enum Edit {
     Service(ObjectName),
     /// A Telemetry of this namespace.
     Telemetry(Arc<str>),
+    /// A Sidecar there.
+    Sidecar(Arc<str>),
     Workload {
         old: Option<Arc<Workload>>,
         new: Option<Arc<Workload>>,
@@ -95,6 +97,7 @@ pub(crate) struct Store {
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     pub(crate) service_accounts: BTreeSet<ObjectName>,
     pub(crate) services: Objects<Service>,
+    sidecars: Objects<Sidecar>,
     pods: Objects<Workload>,
     entries: Objects<Workload>,
     slices: Objects<EndpointSlice>,
@@ -104,8 +107,24 @@ pub(crate) struct Store {
     by_address: HashMap<IpAddr, BTreeSet<(Rank, ObjectName)>>,
     /// EndpointSlices by the service they belong to.
     slices_of: BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
-    /// Services by the addresses their EndpointSlices mention.
-    mentioned: HashMap<IpAddr, BTreeMap<ObjectName, usize>>,
+    /// Services by what their EndpointSlices mention.
+    mentioned: HashMap<Mention, BTreeMap<ObjectName, usize>>,
+}
+
+/// What an endpoint of an EndpointSlice says of the workload it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Mention {
+    Address(IpAddr),
+    Workload(ObjectName),
+}
+
+fn mentions(slice: &EndpointSlice) -> impl Iterator<Item = Mention> + '_ {
+    let named = |name: &Arc<str>| {
+        Mention::Workload(ObjectName { namespace: slice.namespace.clone(), name: name.clone() })
+    };
+    slice.endpoints.iter().flat_map(move |endpoint| {
+        endpoint.addresses.iter().copied().map(Mention::Address).chain(endpoint.workload.as_ref().map(named))
+    })
 }
 
 /// A Pod wins over a WorkloadEntry of the same name or address.
@@ -149,6 +168,10 @@ impl Store {
             Object::Service(service) => self.set_service(&service_name(&service), Some(service)),
             Object::Workload(workload) => {
                 self.set_workload(&workload_name(&workload), workload.kind, Some(workload))
+            }
+            Object::Sidecar(sidecar) => {
+                let id = ObjectName { namespace: sidecar.namespace.clone(), name: sidecar.name.clone() };
+                self.set_sidecar(&id, Some(sidecar))
             }
             Object::EndpointSlice(slice) => {
                 let id = ObjectName { namespace: slice.namespace.clone(), name: slice.name.clone() };
@@ -201,6 +224,7 @@ impl Store {
             Kind::Service => self.set_service(id, None),
             Kind::Pod => self.set_workload(id, WorkloadKind::Pod, None),
             Kind::WorkloadEntry => self.set_workload(id, WorkloadKind::WorkloadEntry, None),
+            Kind::Sidecar => self.set_sidecar(id, None),
             Kind::EndpointSlice => self.set_slice(id, None),
             Kind::DestinationRule => self.set_destination_rule(id, None),
             Kind::Telemetry => self.set_telemetry(id, None),
@@ -245,6 +269,12 @@ impl Store {
         if old == new { Edit::Nothing } else { Edit::DestinationRule { old, new } }
     }
 
+    fn set_sidecar(&mut self, id: &ObjectName, new: Option<Sidecar>) -> Edit {
+        let new = new.map(Arc::new);
+        let equal = self.sidecars.set(id, new.clone()) == new;
+        if equal { Edit::Nothing } else { Edit::Sidecar(id.namespace.clone()) }
+    }
+
     fn set_workload(&mut self, id: &ObjectName, kind: WorkloadKind, new: Option<Workload>) -> Edit {
         let new = new.map(Arc::new);
         let table = match kind {
@@ -286,15 +316,15 @@ impl Store {
                     self.slices_of.remove(&owner);
                 }
             }
-            for address in old.endpoints.iter().flat_map(|e| &e.addresses) {
-                self.forget_mention(*address, &owner);
+            for mention in mentions(old) {
+                self.forget_mention(&mention, &owner);
             }
         }
         if let Some(new) = &new {
             let owner = service(new);
             self.slices_of.entry(owner.clone()).or_default().insert(id.name.clone());
-            for address in new.endpoints.iter().flat_map(|e| &e.addresses) {
-                *self.mentioned.entry(*address).or_default().entry(owner.clone()).or_default() += 1;
+            for mention in mentions(new) {
+                *self.mentioned.entry(mention).or_default().entry(owner.clone()).or_default() += 1;
             }
         }
         Edit::Slice(old.iter().chain(&new).map(|slice| service(slice)).collect())
@@ -343,8 +373,8 @@ impl Store {
         })
     }
 
-    fn forget_mention(&mut self, address: IpAddr, service: &ObjectName) {
-        let Some(services) = self.mentioned.get_mut(&address) else { return };
+    fn forget_mention(&mut self, mention: &Mention, service: &ObjectName) {
+        let Some(services) = self.mentioned.get_mut(mention) else { return };
         if let Some(count) = services.get_mut(service) {
             *count -= 1;
             if *count == 0 {
@@ -352,7 +382,7 @@ impl Store {
             }
         }
         if services.is_empty() {
-            self.mentioned.remove(&address);
+            self.mentioned.remove(mention);
         }
     }
 
@@ -387,6 +417,24 @@ impl Store {
         self.pods.iter().chain(self.entries.iter().filter(hidden))
     }
 
+    /// The Sidecar that applies to a workload.
+    pub(crate) fn sidecar_of(&self, workload: &Workload) -> Option<&Sidecar> {
+        let of = |namespace| self.sidecars.namespace(namespace).map(|sidecar| &**sidecar);
+        let own = self.sidecars.0.get(&workload.namespace);
+        let own = own.into_iter().flat_map(|sidecars| sidecars.values().map(|sidecar| &**sidecar));
+        mesh::sidecar(&workload.labels, own, of(&self.mesh.root_namespace))
+    }
+
+    /// The ports that a workload is known to serve: those of its Sidecar's ingress, or else those of the services that
+    /// select it (semantics §1.6, §3.1).
+    pub(crate) fn inbound_ports(&self, workload: &Workload) -> Vec<InboundPort> {
+        if let Some(sidecar) = self.sidecar_of(workload).filter(|sidecar| !sidecar.ingress.is_empty()) {
+            return sidecar.inbound_ports();
+        }
+        let services = self.services.namespace(&workload.namespace).map(|service| &**service);
+        mesh::inbound_ports(workload, services)
+    }
+
     /// The EndpointSlices of a service, by name.
     pub(crate) fn slices_of(&self, service: &ObjectName) -> Vec<&EndpointSlice> {
         let id = |name: &Arc<str>| ObjectName { namespace: service.namespace.clone(), name: name.clone() };
@@ -394,19 +442,22 @@ impl Store {
         names.filter_map(|name| self.slices.get(&id(name)).map(|slice| &**slice)).collect()
     }
 
-    /// The services that `workload` may stand behind: those of its namespace, and those anywhere whose EndpointSlices
-    /// mention one of its addresses.
+    /// The services that `workload` may stand behind: those that select it, and those whose EndpointSlices mention it or
+    /// one of its addresses.
     pub(crate) fn services_around<'a>(
         &'a self,
         workload: &'a Workload,
     ) -> impl Iterator<Item = ObjectName> + 'a {
-        let own = self.services.namespace(&workload.namespace).map(|s| service_name(s));
-        let mentioned = workload.addresses.iter().filter_map(|a| self.mentioned.get(a));
+        let own = self.services.namespace(&workload.namespace).filter(|service| service.selects(workload));
+        let own = own.map(|service| service_name(service));
+        let addresses = workload.addresses.iter().map(|address| Mention::Address(*address));
+        let mentions = addresses.chain([Mention::Workload(workload_name(workload))]);
+        let mentioned = mentions.filter_map(|mention| self.mentioned.get(&mention));
         own.chain(mentioned.flat_map(|services| services.keys().cloned()))
     }
 
     /// Number of objects of each kind, for metrics.
-    pub(crate) fn counts(&self) -> [(Kind, usize); 11] {
+    pub(crate) fn counts(&self) -> [(Kind, usize); 12] {
         let policies = || self.policies.namespaces().map(|(_, policies)| policies);
         [
             (Kind::Namespace, self.namespaces.len()),
@@ -414,6 +465,7 @@ impl Store {
             (Kind::Service, self.services.len()),
             (Kind::Pod, self.pods.len()),
             (Kind::WorkloadEntry, self.entries.len()),
+            (Kind::Sidecar, self.sidecars.len()),
             (Kind::EndpointSlice, self.slices.len()),
             (Kind::DestinationRule, self.destination_rules.len()),
             (Kind::PeerAuthentication, policies().map(|p| p.peer.len()).sum()),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::Kind;
 use crate::spec::{
     AuthorizationPolicySpec, DestinationRuleSpec, PeerAuthenticationSpec, RequestAuthenticationSpec,
-    TelemetrySpec, WorkloadEntrySpec,
+    SidecarSpec, TelemetrySpec, WorkloadEntrySpec,
 };
 use structural::structural;
 
@@ -26,6 +26,7 @@ pub struct Definition {
     pub kind: Kind,
     /// Lower case, as in API paths.
     pub plural: &'static str,
+    /// Empty: there is none.
     pub short_name: &'static str,
     value: Value,
 }
@@ -97,6 +98,16 @@ pub fn definitions() -> Vec<Definition> {
             columns: vec![enforced()],
         },
         Source {
+            kind: Kind::Sidecar,
+            plural: "sidecars",
+            short_name: "",
+            category: "networking-istio-io",
+            about: "Which hosts the workloads of a namespace may call, and which ports they serve.",
+            spec: spec::<SidecarSpec>(),
+            spec_required: false,
+            columns: vec![],
+        },
+        Source {
             kind: Kind::Telemetry,
             plural: "telemetries",
             short_name: "telemetry",
@@ -161,6 +172,7 @@ impl Source {
         };
         let versions: Vec<Value> = kind.versions().iter().enumerate().map(version).collect();
         let singular = kind.as_str().to_lowercase();
+        let short_names: Vec<&str> = [short_name].into_iter().filter(|name| !name.is_empty()).collect();
         let value = json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
@@ -178,7 +190,7 @@ impl Source {
                     "listKind": format!("{kind}List"),
                     "plural": plural,
                     "singular": singular,
-                    "shortNames": [short_name],
+                    "shortNames": short_names,
                     "categories": ["istio-io", category],
                 },
                 "versions": versions,

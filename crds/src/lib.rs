@@ -15,7 +15,9 @@ pub mod crd;
 mod degrade;
 mod destination_rule;
 mod endpoint_slice;
+mod export_to;
 mod finding;
+mod host;
 pub mod mesh_config;
 mod meta;
 mod namespace;
@@ -31,6 +33,7 @@ mod salvage;
 mod selector;
 mod service;
 mod service_account;
+mod sidecar;
 mod strict;
 mod telemetry;
 mod unimplemented;
@@ -64,6 +67,10 @@ pub mod spec {
     };
     pub use crate::selector::{PolicyTargetReference, WorkloadSelector};
     pub use crate::service::ServiceSpec;
+    pub use crate::sidecar::{
+        CaptureMode, EgressListener, IngressListener, NetworkingSelector, OutboundMode,
+        OutboundTrafficPolicy, SidecarPort, SidecarSpec,
+    };
     pub use crate::telemetry::{
         AccessLoggingEntry, Filter, LogSelector, ProviderReference, TelemetrySpec, WorkloadMode,
     };

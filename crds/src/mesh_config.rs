@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::finding::{Finding, Issues};
 use crate::path::At;
-use crate::{values, wire};
+use crate::{export_to, values, wire};
 use providers::Provider;
 
 /// The document.
@@ -30,6 +30,7 @@ struct Document {
     protocol_detection_timeout: Option<String>,
     inbound_traffic_policy: TrafficPolicy,
     outbound_traffic_policy: TrafficPolicy,
+    default_service_export_to: Vec<String>,
     access_log_file: String,
     access_log_format: String,
     access_log_encoding: Option<Encoding>,
@@ -133,6 +134,7 @@ fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
         protocol_detection_timeout,
         inbound_traffic_policy,
         outbound_traffic_policy,
+        default_service_export_to,
         access_log_file,
         access_log_format,
         access_log_encoding,
@@ -179,6 +181,12 @@ fn convert(document: Document, issues: &mut Issues) -> MeshConfig {
             ["ALLOW_ANY", "REGISTRY_ONLY"],
             issues,
         ) == 0,
+        default_service_export_to: export_to::list(
+            &default_service_export_to,
+            &root.key("defaultServiceExportTo"),
+            issues,
+        )
+        .unwrap_or(defaults.default_service_export_to),
         access_log_file,
         access_log_format,
         access_log_json: access_log_encoding == Some(Encoding::Json),

@@ -11,6 +11,7 @@ pub enum Object {
     ServiceAccount(policy::ObjectName),
     Service(mesh::Service),
     Workload(mesh::Workload),
+    Sidecar(mesh::Sidecar),
     EndpointSlice(mesh::EndpointSlice),
     DestinationRule(mesh::DestinationRule),
     PeerAuthentication(policy::PeerAuthentication),
@@ -37,6 +38,7 @@ impl Object {
                 };
                 ObjectRef { kind, id: id(&w.namespace, &w.name) }
             }
+            Self::Sidecar(s) => ObjectRef { kind: Kind::Sidecar, id: id(&s.namespace, &s.name) },
             Self::EndpointSlice(e) => ObjectRef { kind: Kind::EndpointSlice, id: id(&e.namespace, &e.name) },
             Self::DestinationRule(d) => {
                 ObjectRef { kind: Kind::DestinationRule, id: id(&d.namespace, &d.name) }
@@ -81,6 +83,7 @@ pub enum Kind {
     Service,
     Pod,
     WorkloadEntry,
+    Sidecar,
     EndpointSlice,
     DestinationRule,
     PeerAuthentication,
@@ -90,12 +93,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
         Self::Pod,
         Self::WorkloadEntry,
+        Self::Sidecar,
         Self::EndpointSlice,
         Self::DestinationRule,
         Self::PeerAuthentication,
@@ -112,6 +116,7 @@ impl Kind {
             Self::Service => "Service",
             Self::Pod => "Pod",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::Sidecar => "Sidecar",
             Self::EndpointSlice => "EndpointSlice",
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
@@ -125,7 +130,7 @@ impl Kind {
     pub fn group(self) -> &'static str {
         match self {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod => "",
-            Self::WorkloadEntry | Self::DestinationRule => "networking.istio.io",
+            Self::WorkloadEntry | Self::DestinationRule | Self::Sidecar => "networking.istio.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 "security.istio.io"
@@ -140,7 +145,7 @@ impl Kind {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod | Self::EndpointSlice => {
                 &["v1"]
             }
-            Self::WorkloadEntry | Self::DestinationRule => &["v1", "v1beta1", "v1alpha3"],
+            Self::WorkloadEntry | Self::DestinationRule | Self::Sidecar => &["v1", "v1beta1", "v1alpha3"],
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 &["v1", "v1beta1"]
             }
@@ -155,7 +160,7 @@ impl Kind {
     /// Objects of it that cannot be understood are enforced as a closed value (design decision 5); those of other kinds
     /// are simply not there.
     pub(crate) fn has_closed_value(self) -> bool {
-        self.is_policy() || self == Self::DestinationRule
+        self.is_policy() || matches!(self, Self::DestinationRule | Self::Sidecar)
     }
 
     pub(crate) fn cluster_scoped(self) -> bool {

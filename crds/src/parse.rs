@@ -10,7 +10,7 @@ use crate::path::At;
 use crate::salvage::Spec;
 use crate::{
     authorization_policy, destination_rule, endpoint_slice, namespace, peer_authentication, pod,
-    request_authentication, service, service_account, telemetry, unimplemented, workload_entry,
+    request_authentication, service, service_account, sidecar, telemetry, unimplemented, workload_entry,
 };
 
 /// What a document turned out to be.
@@ -81,7 +81,10 @@ fn content(document: &Map<String, Value>, complete: bool, issues: &mut Issues) -
     let Some(metadata) = Metadata::read(kind, document.get("metadata"), issues) else {
         return Content::Unreadable;
     };
-    let reading = if kind.has_closed_value() {
+    let reading = if kind == Kind::Sidecar {
+        let reading = sidecar::read(&metadata, document, complete, issues);
+        (Some(reading.object), reading.scope_unknown)
+    } else if kind.has_closed_value() {
         let reading = policy(kind, &metadata, document, complete, issues);
         (Some(reading.object), reading.scope_unknown)
     } else {
@@ -138,6 +141,7 @@ fn other(
         Kind::EndpointSlice => endpoint_slice::read(metadata, document, issues),
         Kind::Telemetry => telemetry::read(metadata, document, issues),
         Kind::DestinationRule
+        | Kind::Sidecar
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
         | Kind::AuthorizationPolicy => None,

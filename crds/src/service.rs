@@ -10,7 +10,7 @@ use crate::finding::Issues;
 use crate::meta::Metadata;
 use crate::object::Object;
 use crate::path::At;
-use crate::wire;
+use crate::{export_to, wire};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -69,7 +69,12 @@ pub(crate) fn read(
     let ports =
         ports.iter().enumerate().filter_map(|(i, port)| read_port(port, &at.key("ports").index(i), issues));
     let ports = ports.collect();
-    let Metadata { name, namespace, labels: _, annotations: _, created, uid: _ } = metadata;
+    let Metadata { name, namespace, labels: _, annotations, created, uid: _ } = metadata;
+    let at = At::ROOT.key("metadata");
+    let at = at.key("annotations");
+    let export_to = annotations
+        .get(export_to::ANNOTATION)
+        .and_then(|value| export_to::annotation(value, &at.key(export_to::ANNOTATION), issues));
     Some(Object::Service(mesh::Service {
         namespace: namespace.clone(),
         name: name.clone(),
@@ -79,6 +84,7 @@ pub(crate) fn read(
         ports,
         selector,
         created: *created,
+        export_to,
     }))
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::telemetry::Sink;
+use crate::visibility::ExportTo;
 
 /// Defaults are Istio's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct MeshConfig {
     pub inbound_mode: InboundMode,
     /// `outboundTrafficPolicy.mode` is ALLOW_ANY (default) rather than REGISTRY_ONLY.
     pub outbound_allow_any: bool,
+    /// What a service without `exportTo` is read as.
+    pub default_service_export_to: ExportTo,
     /// Empty: no access log, unless a provider is asked for.
     pub access_log_file: String,
     /// Empty: the default format.
@@ -48,6 +51,7 @@ impl Default for MeshConfig {
             protocol_detection_timeout_ms: 0,
             inbound_mode: InboundMode::Passthrough,
             outbound_allow_any: true,
+            default_service_export_to: ExportTo::All,
             access_log_file: String::new(),
             access_log_format: String::new(),
             access_log_json: false,

@@ -6,6 +6,7 @@ mod path;
 pub mod protocol;
 pub mod service;
 pub mod telemetry;
+pub mod visibility;
 pub mod workload;
 
 pub use config::{
@@ -20,4 +21,7 @@ pub use service::{
     Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort, endpoints,
 };
 pub use telemetry::{AccessLogging, Log, LogFormat, LogMode, LogService, Logs, Reach, Sink, Telemetry};
+pub use visibility::{
+    Egress, ExportTo, HostMatch, HostRule, Ingress, IngressApp, Scope, Sidecar, sidecar, visible,
+};
 pub use workload::{InboundPort, Workload, WorkloadKind, inbound_ports};

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::protocol::Protocol;
+use crate::visibility::ExportTo;
 use crate::workload::Workload;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Service {
     pub selector: Option<BTreeMap<String, String>>,
     /// Seconds since the epoch, 0 if unknown.
     pub created: i64,
+    /// `None`: as the mesh configuration says (`defaultServiceExportTo`).
+    pub export_to: Option<ExportTo>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::protocol::Protocol;
 use crate::service::Service;
+use crate::visibility::IngressApp;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkloadKind {
@@ -36,12 +37,14 @@ pub struct Workload {
     pub uid: Option<Arc<str>>,
 }
 
-/// A port of a workload that some Service names (semantics §3.1).
+/// A port of a workload that some Service or its Sidecar names (semantics §3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundPort {
     /// The workload's own port.
     pub port: u16,
     pub protocol: Protocol,
+    /// Where the application listens, if a Sidecar says so; else at the same port.
+    pub app: Option<IngressApp>,
 }
 
 /// The declared ports of `workload`: target ports of the services that select it, ascending. Where two services name
@@ -60,7 +63,7 @@ pub fn inbound_ports<'a>(
             }
         }
     }
-    ports.into_iter().map(|(port, protocol)| InboundPort { port, protocol }).collect()
+    ports.into_iter().map(|(port, protocol)| InboundPort { port, protocol, app: None }).collect()
 }
 
 #[cfg(test)]
@@ -101,6 +104,7 @@ pub(crate) mod tests {
             ports: ports.iter().map(port).collect(),
             selector: Some([("app".to_owned(), "shop".to_owned())].into()),
             created,
+            export_to: None,
         }
     }
 
@@ -132,6 +136,6 @@ pub(crate) mod tests {
         let a = service("a", 0, &[(80, TargetPort::Number(8080), Protocol::Http)]);
         let b = service("b", 0, &[(80, TargetPort::Number(8080), Protocol::Tcp)]);
         let ports = inbound_ports(&workload("w", "10.0.0.1"), [&b, &a]);
-        assert_eq!(ports, [InboundPort { port: 8080, protocol: Protocol::Http }]);
+        assert_eq!(ports, [InboundPort { port: 8080, protocol: Protocol::Http, app: None }]);
     }
 }

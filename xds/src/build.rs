@@ -27,8 +27,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh::{
-    ClientTls, ExtAuthz, ExtensionProvider, InboundPort, Log, MeshConfig, Protocol, Service, ServicePort,
-    Workload,
+    ClientTls, ExtAuthz, ExtensionProvider, InboundPort, IngressApp, Log, MeshConfig, Protocol, Service,
+    ServicePort, Workload,
 };
 use policy::EffectivePolicy;
 
@@ -110,6 +110,8 @@ pub struct Outbound<'a> {
     /// The workload's addresses; used only without capture, where the forward listener binds the first one.
     pub addresses: &'a [IpAddr],
     pub services: &'a [&'a OutboundService],
+    /// Hosts that no service has are called as they are (ALLOW_ANY), by redirected clients.
+    pub allow_any: bool,
     pub shape: &'a ProxyShape,
     /// [`mesh::Logs::client`].
     pub logs: &'a [Log],
@@ -122,6 +124,11 @@ impl<'a> Inbound<'a> {
         let authorizer =
             |p: &'a ExtensionProvider| Some((&*p.name, (p.ext_authz.as_ref()?, self.providers.get(&p.name))));
         providers.filter_map(authorizer).collect()
+    }
+
+    /// Where the application of a port listens, if a Sidecar says so.
+    fn app(&self, port: u16) -> Option<&'a IngressApp> {
+        self.ports.iter().find(|own| own.port == port)?.app.as_ref()
     }
 
     /// Whether a CUSTOM policy can be left to `provider`; if not, what it matches is denied.
@@ -140,8 +147,10 @@ pub fn own(inbound: &Inbound<'_>) -> Vec<(ResourceType, Resource)> {
         }
         capture => {
             let declared = ports.iter().filter(|p| p.declared);
-            let mut clusters: Vec<_> =
-                declared.map(|p| cluster::app(inbound.mesh, capture, p.port, p.protocol)).collect();
+            let app = |p: &listener::OwnPort| {
+                cluster::app(inbound.mesh, capture, p.port, p.protocol, inbound.app(p.port))
+            };
+            let mut clusters: Vec<_> = declared.map(app).collect();
             clusters.extend([cluster::inbound_passthrough(capture), cluster::blackhole()]);
             (clusters, vec![listener::virtual_inbound(inbound, &ports)])
         }
@@ -162,7 +171,18 @@ fn bound_clusters(
     ports: &[listener::OwnPort],
 ) -> Vec<Cluster> {
     let cluster = |own: &listener::OwnPort| {
-        let local = AppAddress::Tcp { host: "127.0.0.1".into(), port: own.port };
+        let local = match inbound.app(own.port) {
+            None => AppAddress::Tcp { host: "127.0.0.1".into(), port: own.port },
+            Some(IngressApp::Pipe(path)) => AppAddress::Pipe(path.clone()),
+            Some(IngressApp::Loopback(at)) => {
+                AppAddress::Tcp { host: at.ip().to_string().into(), port: at.port() }
+            }
+            Some(IngressApp::Own { ipv6, port }) => {
+                let of_family = inbound.workload.addresses.iter().find(|ip| ip.is_ipv6() == *ipv6);
+                let host = of_family.map_or_else(|| "127.0.0.1".to_owned(), ToString::to_string);
+                AppAddress::Tcp { host: host.into(), port: *port }
+            }
+        };
         let app = apps.get(&own.port).unwrap_or(&local);
         let own_address = |host: &str| host.parse().is_ok_and(|ip| inbound.workload.addresses.contains(&ip));
         let circular = matches!(app, AppAddress::Tcp { host, port } if ports.iter().any(|p| p.port == *port) && own_address(host));
@@ -200,7 +220,7 @@ pub fn service(
 /// Outbound listeners and routes of a proxy. For captured proxies the result depends on the mesh, the namespace, the
 /// services and [`ProxyShape::shared`] only; without capture it is the proxy's own.
 pub fn outbound(outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
-    let Outbound { mesh, namespace, addresses: _, services, shape, logs: _ } = *outbound;
+    let Outbound { mesh: _, namespace, addresses: _, services, allow_any, shape, logs: _ } = *outbound;
     let blackhole = cluster::blackhole();
     let mut resources = vec![encode::resource(&*blackhole.name, &blackhole)];
     let mut listeners = Vec::new();
@@ -215,7 +235,7 @@ pub fn outbound(outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
         listeners.push(outbound::virtual_outbound(outbound));
         for port in outbound::http_ports(services) {
             listeners.push(outbound::http(outbound, port));
-            let routes = route::port(mesh, namespace, services, port);
+            let routes = route::port(allow_any, namespace, services, port);
             resources.push(encode::resource(&*routes.name, &routes));
         }
     }

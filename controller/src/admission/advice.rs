@@ -188,8 +188,7 @@ fn selected(publisher: &mut Publisher, id: &ObjectName, attachment: &Attachment)
     }
     let look = |workload: Arc<Workload>| {
         let policy = publisher.policy_of(&workload).ok()?;
-        let services = publisher.store.services.namespace(&workload.namespace).map(|service| &**service);
-        let ports = mesh::inbound_ports(&workload, services);
+        let ports = publisher.store.inbound_ports(&workload);
         Some(Selected { workload, ports, policy })
     };
     workloads.into_iter().filter_map(look).collect()

@@ -1,55 +1,98 @@
-//! What all proxies share: every service as clients see it, encoded once per [`Shared`], and the outbound listeners
-//! and routes of each namespace. Knows nothing of policies but whether an endpoint speaks mTLS. What DestinationRules tell
-//! some clients is encoded once per distinct outcome, and clients that are told the same share tables.
+//! What proxies share: every service as clients see it, encoded once per [`Facet`], and for each [`ViewKey`] the tables of
+//! the services it shows with the outbound listeners and routes that lead to them. A change of a service costs the views
+//! that show it, and leaves alone what does not depend on it. Knows nothing of policies but whether an endpoint speaks mTLS.
 
 mod told;
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use mesh::{Client, Log, MeshConfig};
+use mesh::{Client, Log, MeshConfig, Scope};
 use policy::ObjectName;
-use xds::build::{self, Outbound, OutboundService, ProxyShape, SharedShape};
+use xds::build::{Capture, Outbound, OutboundService, ProxyShape, SharedShape};
+use xds::{Resource, ResourceType};
 
-use super::tables::{Encoded, Interner, Tables, overlaid, tables};
+use super::tables::{Encoded, Interner, Memo, Tables, keep_equal, tables};
 use super::{Builders, Failure, Failures};
+use crate::affected::Affected;
 use crate::effective::Effective;
 use crate::endpoints::outbound_service;
 use crate::guard::guarded;
 use crate::store::Store;
-use told::{Told, View, Views};
+use told::Told;
 
-/// What decides how proxies see services, besides DestinationRules. Shapes differ little, and logs in few namespaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Shared {
-    shape: SharedShape,
-    /// Which of [`Services::logs`].
-    logs: usize,
+/// Clients that see the same services: all that the shared part of their configuration depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ViewKey {
+    /// Its namespace, and which DestinationRules count for it.
+    pub(crate) client: Client,
+    /// Of the Sidecar that applies.
+    pub(crate) scope: Arc<Scope>,
+    /// Of outbound listeners; none for proxies without capture, which share no listener.
+    pub(crate) logs: Arc<[Log]>,
+    pub(crate) shape: SharedShape,
 }
 
-/// All services, encoded.
+/// Names a view while it is in use.
+pub(crate) type ViewId = u64;
+
+/// What some clients see of a service: the key under which its encoded resources are shared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Facet {
+    shape: SharedShape,
+    logs: Arc<[Log]>,
+    /// `None`: every port.
+    ports: Option<Vec<u16>>,
+    /// By DestinationRules.
+    told: Told,
+    /// Its clusters are there for the proxy's own filters, and nothing leads to them: see [`Services::needed`].
+    hidden: bool,
+}
+
+/// All services, encoded, and all views in use.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     known: BTreeMap<ObjectName, Known>,
-    /// The distinct logs of outbound listeners that there have been.
-    logs: Vec<Arc<[Log]>>,
-    /// What clients in use are told.
-    views: Views,
-    /// Tables of all services per shape in use, for clients that are told nothing.
-    tables: HashMap<Shared, Tables>,
-    /// The same for each view in use.
-    told: HashMap<(View, Shared), Tables>,
-    /// Those tables with a namespace's listeners and routes, per client and shape in use (captured proxies only).
-    clients: HashMap<(Client, Shared), Tables>,
-    /// Grows when any service changed; what was made from an older one is stale.
-    pub(crate) version: u64,
+    /// Services that the proxy itself calls (ext_authz, access logs): every proxy has their clusters, whatever it may call itself.
+    needed: BTreeSet<ObjectName>,
+    ids: HashMap<ViewKey, ViewId>,
+    views: BTreeMap<ViewId, View>,
+    last: ViewId,
 }
 
 #[derive(Debug)]
 struct Known {
     seen: OutboundService,
-    /// Per shape in use and what clients are told; made from `seen` unless the builder failed.
-    encoded: HashMap<(Shared, Told), Encoded>,
+    /// Per facet in use; made from `seen` unless the builder failed.
+    encoded: HashMap<Facet, Encoded>,
+}
+
+#[derive(Debug)]
+struct View {
+    key: ViewKey,
+    visible: BTreeMap<ObjectName, Facet>,
+    /// Listeners and routes to what is visible; empty for proxies without capture, whose are their own.
+    outbound: Encoded,
+    tables: Tables,
+    /// Grows when anything changed that `outbound` is made from.
+    version: u64,
+}
+
+/// A service that is not what it was.
+struct Changed {
+    id: ObjectName,
+    before: HashMap<Facet, Encoded>,
+    /// More than its endpoints and identities.
+    structural: bool,
+}
+
+/// How one view's part of it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Move {
+    index: usize,
+    old: Option<Facet>,
+    new: Option<Facet>,
 }
 
 /// What translation needs besides the services.
@@ -62,162 +105,242 @@ pub(crate) struct Context<'a> {
 }
 
 impl Services {
-    /// Looks at one service anew; `again` encodes it also if nothing changed (another mesh configuration).
+    /// Looks anew at the affected services, and at what clients are told of them; the views in which something changed. With
+    /// another mesh configuration it encodes also what did not change.
     pub(crate) fn update(
+        &mut self,
+        affected: &Affected,
+        needed: BTreeSet<ObjectName>,
+        (store, effective): (&Store, &mut Effective),
+        context: &mut Context<'_>,
+    ) -> HashSet<ViewId> {
+        let moved: BTreeSet<ObjectName> = self.needed.symmetric_difference(&needed).cloned().collect();
+        self.needed = needed;
+        let mut changed = Vec::new();
+        for id in affected.services.union(&moved) {
+            let again = affected.mesh || moved.contains(id);
+            changed.extend(self.look(id, store, effective, again, context));
+        }
+        let looked: HashSet<ObjectName> = changed.iter().map(|change| change.id.clone()).collect();
+        for id in affected.services.union(&affected.told).filter(|id| !looked.contains(*id)) {
+            // What clients are told of it may be something else, even though the service is what it was.
+            if let Some(known) = self.known.get(id).filter(|_| affected.told.contains(id)) {
+                changed.push(Changed { id: id.clone(), before: known.encoded.clone(), structural: false });
+            }
+        }
+        let mut dirty = HashSet::new();
+        if changed.is_empty() {
+            return dirty;
+        }
+        let mut memo = Memo::default();
+        let mut views = std::mem::take(&mut self.views);
+        for (id, view) in &mut views {
+            if self.apply(*id, view, &changed, store, &mut memo, context) {
+                dirty.insert(*id);
+            }
+        }
+        for Changed { id, .. } in &changed {
+            if let Some(known) = self.known.get_mut(id) {
+                let used: HashSet<&Facet> = views.values().filter_map(|view| view.visible.get(id)).collect();
+                known.encoded.retain(|facet, _| used.contains(facet));
+            }
+        }
+        self.views = views;
+        dirty
+    }
+
+    /// Looks at one service anew.
+    fn look(
         &mut self,
         id: &ObjectName,
         store: &Store,
         effective: &mut Effective,
         again: bool,
         context: &mut Context<'_>,
-    ) {
+    ) -> Option<Changed> {
         let failure = Failure::Service(id.clone());
         let Some(service) = store.services.get(id) else {
             context.failures.clear(&failure);
-            if self.known.remove(id).is_some() {
-                self.version += 1;
-            }
-            return;
+            let known = self.known.remove(id)?;
+            return Some(Changed { id: id.clone(), before: known.encoded, structural: true });
         };
         let seen = match guarded(&failure, || outbound_service(store, effective, service)) {
             Ok(seen) => seen,
-            Err(panicked) => return context.failures.set(failure, panicked),
+            Err(panicked) => {
+                context.failures.set(failure, panicked);
+                return None;
+            }
         };
-        let shapes: Vec<Shared> = self.tables.keys().copied().collect();
+        let mut before = HashMap::new();
+        let mut structural = true;
         match self.known.get_mut(id) {
-            Some(known) if known.seen == seen && !again => return,
-            Some(known) => known.seen = seen,
+            Some(known) if known.seen == seen && !again => return None,
+            Some(known) => {
+                structural = again || known.seen.service != seen.service;
+                before = known.encoded.clone();
+                known.seen = seen;
+            }
             None => {
                 self.known.insert(id.clone(), Known { seen, encoded: HashMap::new() });
             }
         }
-        self.version += 1;
         context.failures.clear(&failure);
-        let mut wanted: Vec<(Shared, Told)> =
-            self.known.get(id).into_iter().flat_map(|known| known.encoded.keys().cloned()).collect();
-        for key in shapes.into_iter().map(|shape| (shape, Told::default())) {
-            if !wanted.contains(&key) {
-                wanted.push(key);
-            }
+        for facet in before.keys() {
+            self.encode(id, facet, context);
         }
-        for (shape, told) in wanted {
-            self.encode(id, shape, &told, context);
-        }
+        Some(Changed { id: id.clone(), before, structural })
     }
 
-    /// Looks anew at what clients are told of these services.
-    pub(crate) fn tell<'a>(
-        &mut self,
-        ids: impl Iterator<Item = &'a ObjectName> + Clone,
-        store: &Store,
-        context: &mut Context<'_>,
-    ) {
-        for (id, told) in self.views.update(ids, store) {
-            self.version += 1;
-            let shapes: Vec<Shared> = self.tables.keys().copied().collect();
-            for shape in shapes {
-                self.encode_once(&id, shape, &told, context);
-            }
-        }
-    }
-
-    fn encode_once(&mut self, id: &ObjectName, shape: Shared, told: &Told, context: &mut Context<'_>) {
-        let Some(known) = self.known.get(id) else { return };
-        if !known.encoded.contains_key(&(shape, told.clone())) {
-            self.encode(id, shape, told, context);
-        }
-    }
-
-    fn encode(&mut self, id: &ObjectName, shape: Shared, told: &Told, context: &mut Context<'_>) {
+    fn encode(&mut self, id: &ObjectName, facet: &Facet, context: &mut Context<'_>) {
         let Some(known) = self.known.get_mut(id) else { return };
         let failure = Failure::Service(id.clone());
-        let seen = told::said(&known.seen, told);
-        let logs = &self.logs[shape.logs];
-        match guarded(&failure, || (context.builders.service)(context.mesh, logs, &seen, shape.shape)) {
-            Ok(encoded) => {
-                known.encoded.insert((shape, told.clone()), context.interner.share_all(encoded));
+        let seen = reduced(&known.seen, facet);
+        match guarded(&failure, || (context.builders.service)(context.mesh, &facet.logs, &seen, facet.shape))
+        {
+            Ok(mut encoded) => {
+                if facet.hidden {
+                    encoded
+                        .retain(|(kind, _)| matches!(kind, ResourceType::Cluster | ResourceType::Endpoint));
+                }
+                known.encoded.insert(facet.clone(), context.interner.share_all(encoded));
             }
             Err(panicked) => context.failures.set(failure, panicked),
         }
     }
 
-    /// Puts the tables in use together again after services changed.
-    pub(crate) fn rebuild(&mut self, context: &mut Context<'_>) {
-        let shapes: Vec<Shared> = self.tables.keys().copied().collect();
-        for shape in shapes {
-            self.rebuild_shape(shape);
+    fn encoded(&self, id: &ObjectName, facet: &Facet) -> &[(ResourceType, Resource)] {
+        self.known.get(id).and_then(|known| known.encoded.get(facet)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the clients of a view see of a service.
+    fn facet(&self, key: &ViewKey, id: &ObjectName, store: &Store) -> Option<Facet> {
+        let service = &self.known.get(id)?.seen.service;
+        let told = || told::told(store, &key.client, service);
+        let facet = |ports, hidden| {
+            let (shape, logs) = (key.shape, key.logs.clone());
+            Facet { shape, logs, ports, told: told(), hidden }
+        };
+        let default = &store.mesh.default_service_export_to;
+        match mesh::visible(&key.client.namespace, &key.scope, service, default) {
+            Some(ports) => Some(facet(ports, false)),
+            None => self.needed.contains(id).then(|| facet(None, true)),
         }
-        let shapes: Vec<Shared> = self.tables.keys().copied().collect();
-        for view in self.views.distinct().iter().filter(|view| !view.is_empty()) {
-            for shape in &shapes {
-                self.rebuild_view(view, *shape);
+    }
+
+    /// Brings a view in line with the services that changed; whether that changed it.
+    fn apply(
+        &mut self,
+        id: ViewId,
+        view: &mut View,
+        changed: &[Changed],
+        store: &Store,
+        memo: &mut Memo<Vec<Move>>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let mut structural = false;
+        let mut moves = Vec::new();
+        for (index, change) in changed.iter().enumerate() {
+            let new = self.facet(&view.key, &change.id, store);
+            if let Some(facet) = &new
+                && self.known.get(&change.id).is_some_and(|known| !known.encoded.contains_key(facet))
+            {
+                self.encode(&change.id, facet, context);
+            }
+            let old = match &new {
+                Some(facet) => view.visible.insert(change.id.clone(), facet.clone()),
+                None => view.visible.remove(&change.id),
+            };
+            if old.is_some() || new.is_some() {
+                let shown = |facet: &Option<Facet>| facet.as_ref().map(|f| (f.ports.clone(), f.hidden));
+                structural |= change.structural || shown(&old) != shown(&new);
+                moves.push(Move { index, old, new });
             }
         }
-        let clients: Vec<_> = self.clients.keys().cloned().collect();
-        for (client, shape) in clients {
-            self.rebuild_client(&client, shape, context);
+        if moves.is_empty() {
+            return false;
         }
-    }
-
-    fn rebuild_shape(&mut self, shape: Shared) {
-        let key = (shape, Told::default());
-        let all = self.known.values().filter_map(|known| known.encoded.get(&key)).flatten();
-        let new = tables(all, self.tables.get(&shape).unwrap_or(&Tables::default()));
-        self.tables.insert(shape, new);
-    }
-
-    /// The tables of the shape, with what is different for clients of this view.
-    fn rebuild_view(&mut self, view: &View, shape: Shared) {
-        let key = (view.clone(), shape);
-        let mut base = self.tables[&shape].clone();
-        let mut different = Encoded::new();
-        for (id, told) in view.iter() {
-            let Some(known) = self.known.get(id) else { continue };
-            match known.encoded.get(&(shape, told.clone())) {
-                Some(encoded) => different.extend(encoded.iter().cloned()),
-                // By a bug it could not be made. What others are told is not for these clients: they do not call it.
-                None => without(&mut base, known.encoded.get(&(shape, Told::default()))),
+        let listeners = structural || moves.iter().any(|step| self.listeners_differ(step, changed));
+        if structural {
+            view.version += 1;
+            self.refresh_outbound(id, view, context);
+        }
+        let mut new = view.tables.clone();
+        for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
+            let table = &mut new[kind as usize];
+            *table = memo.remember(table, &moves, |table| {
+                for step in &moves {
+                    let [before, after] = self.step(step, changed);
+                    let of_kind = |encoded: &'_ &(ResourceType, Resource)| encoded.0 == kind;
+                    before.iter().filter(of_kind).for_each(|(_, resource)| table.remove(&resource.name));
+                    after.iter().filter(of_kind).for_each(|(_, resource)| table.insert(resource.clone()));
+                }
+            });
+        }
+        if listeners {
+            let rebuilt = self.leading(view);
+            for kind in [ResourceType::Listener, ResourceType::Route] {
+                new[kind as usize] = rebuilt[kind as usize].clone();
             }
         }
-        let old = self.told.get(&key).cloned().unwrap_or_default();
-        self.told.insert(key, overlaid(&base, &different, &old));
+        keep_equal(&mut view.tables, new) || structural
     }
 
-    /// The tables of all services as a client sees them.
-    fn seen_by(&self, client: &Client, shape: Shared) -> &Tables {
-        let view = self.views.of(client).filter(|view| !view.is_empty());
-        view.and_then(|view| self.told.get(&(view.clone(), shape))).unwrap_or(&self.tables[&shape])
+    fn step<'a>(&'a self, step: &Move, changed: &'a [Changed]) -> [&'a [(ResourceType, Resource)]; 2] {
+        let change = &changed[step.index];
+        let before =
+            step.old.as_ref().and_then(|facet| change.before.get(facet)).map_or(&[][..], Vec::as_slice);
+        let after = step.new.as_ref().map_or(&[][..], |facet| self.encoded(&change.id, facet));
+        [before, after]
     }
 
-    fn rebuild_client(&mut self, client: &Client, shape: Shared, context: &mut Context<'_>) {
-        // Captured proxies of a namespace and shared shape differ in nothing else that their outbound side depends on.
-        let proxy = ProxyShape { capture: build::Capture::Nft, inline_policy: false, ipv6: shape.shape.ipv6 };
-        let key = (client.clone(), shape);
-        let old = self.clients.get(&key).cloned().unwrap_or_default();
-        let failure = Failure::Outbound(client.namespace.clone());
-        let logs = self.logs[shape.logs].clone();
-        let outbound = self.outbound(&failure, &client.namespace, &[], &proxy, &logs, context);
-        let base = self.seen_by(client, shape).clone();
-        match outbound {
-            Some(encoded) => drop(self.clients.insert(key, overlaid(&base, &encoded, &old))),
-            // No listeners is what a proxy starts with; the services' clusters harm nobody.
-            None => drop(self.clients.entry(key).or_insert(base)),
+    fn listeners_differ(&self, step: &Move, changed: &[Changed]) -> bool {
+        let [before, after] = self.step(step, changed);
+        let listeners = |encoded: &'_ &(ResourceType, Resource)| encoded.0 == ResourceType::Listener;
+        !before.iter().filter(listeners).eq(after.iter().filter(listeners))
+    }
+
+    /// Everything but the services' clusters and endpoints: listeners (of which several services may want the same one), and
+    /// what leads to services.
+    fn leading(&self, view: &View) -> Tables {
+        let services = view.visible.iter().flat_map(|(id, facet)| self.encoded(id, facet));
+        let listeners = services.filter(|(kind, _)| *kind == ResourceType::Listener);
+        tables(listeners.chain(&view.outbound), &view.tables)
+    }
+
+    /// Makes what leads to a view's services anew; it stays what it was if the builder fails.
+    fn refresh_outbound(&self, id: ViewId, view: &mut View, context: &mut Context<'_>) {
+        if !view.key.shape.captured {
+            return;
+        }
+        // Captured proxies of a view differ in nothing that their outbound side depends on.
+        let proxy = ProxyShape { capture: Capture::Nft, inline_policy: false, ipv6: view.key.shape.ipv6 };
+        let failure = Failure::Outbound { namespace: view.key.client.namespace.clone(), view: id };
+        if let Some(encoded) = self.outbound_of(view, &failure, &[], (&proxy, &view.key.logs), context) {
+            view.outbound = encoded;
         }
     }
 
-    /// The outbound listeners and routes of one proxy (shape); `None` if the builder failed.
-    pub(crate) fn outbound(
+    fn outbound_of(
         &self,
+        view: &View,
         failure: &Failure,
-        namespace: &str,
         addresses: &[std::net::IpAddr],
-        shape: &ProxyShape,
-        logs: &[Log],
+        (shape, logs): (&ProxyShape, &[Log]),
         context: &mut Context<'_>,
     ) -> Option<Encoded> {
-        let services: Vec<&OutboundService> = self.known.values().map(|known| &known.seen).collect();
-        let outbound =
-            Outbound { mesh: context.mesh, namespace, addresses, services: &services, shape, logs };
+        let shown = view.visible.iter().filter(|(_, facet)| !facet.hidden);
+        let shown: Vec<Cow<'_, OutboundService>> =
+            shown.filter_map(|(id, facet)| Some(reduced(&self.known.get(id)?.seen, facet))).collect();
+        let services: Vec<&OutboundService> = shown.iter().map(|service| &**service).collect();
+        let outbound = Outbound {
+            mesh: context.mesh,
+            namespace: &view.key.client.namespace,
+            addresses,
+            services: &services,
+            allow_any: view.key.scope.allow_any.unwrap_or(context.mesh.outbound_allow_any),
+            shape,
+            logs,
+        };
         match guarded(failure, || (context.builders.outbound)(&outbound)) {
             Ok(encoded) => {
                 context.failures.clear(failure);
@@ -230,73 +353,90 @@ impl Services {
         }
     }
 
-    /// The key of what proxies of that shape share that write these logs. Those without capture share no listener.
-    pub(crate) fn key(&mut self, shape: SharedShape, logs: &Arc<[Log]>) -> Shared {
-        let logs = if shape.captured { logs.clone() } else { Arc::default() };
-        let known = self.logs.iter().position(|known| *known == logs);
-        let logs = known.unwrap_or_else(|| {
-            self.logs.push(logs);
-            self.logs.len() - 1
-        });
-        Shared { shape, logs }
-    }
-
-    /// The tables that a proxy of this client and shape shares with others; made on first use.
-    pub(crate) fn shared(
-        &mut self,
-        client: &Client,
-        shape: Shared,
-        store: &Store,
+    /// The outbound listeners and routes of one proxy (shape) of a view; `None` if the builder failed.
+    pub(crate) fn outbound(
+        &self,
+        view: ViewId,
+        failure: &Failure,
+        addresses: &[std::net::IpAddr],
+        shape: &ProxyShape,
+        logs: &[Log],
         context: &mut Context<'_>,
-    ) -> Tables {
-        if !self.tables.contains_key(&shape) {
-            let ids: Vec<ObjectName> = self.known.keys().cloned().collect();
-            for id in ids {
-                self.encode(&id, shape, &Told::default(), context);
-            }
-            self.rebuild_shape(shape);
-        }
-        let view = self.views.get(client, store);
-        let key = (view, shape);
-        if !key.0.is_empty() && !self.told.contains_key(&key) {
-            for (id, told) in key.0.iter() {
-                self.encode_once(id, shape, told, context);
-            }
-            self.rebuild_view(&key.0, shape);
-        }
-        if !shape.shape.captured {
-            return self.seen_by(client, shape).clone();
-        }
-        let key = (client.clone(), shape);
-        if !self.clients.contains_key(&key) {
-            self.rebuild_client(client, shape, context);
-        }
-        self.clients[&key].clone()
+    ) -> Option<Encoded> {
+        self.outbound_of(self.views.get(&view)?, failure, addresses, (shape, logs), context)
     }
 
-    /// Forgets shapes and clients that no proxy uses any more.
-    pub(crate) fn retain(
-        &mut self,
-        used: impl Fn(&Client, Shared) -> bool,
-        clients: impl Fn(&Client) -> bool,
-        shapes: impl Fn(Shared) -> bool,
-    ) {
-        self.clients.retain(|(client, shape), _| used(client, *shape));
-        self.tables.retain(|shape, _| shapes(*shape));
-        self.views.retain(clients);
-        let views = self.views.distinct();
-        self.told.retain(|(view, shape), _| shapes(*shape) && views.contains(view));
-        for (id, known) in &mut self.known {
-            known.encoded.retain(|(shape, told), _| {
-                shapes(*shape) && (told.is_empty() || views.iter().any(|view| view.get(id) == Some(told)))
-            });
+    /// Grows when anything changed that [`Self::outbound`] of the view is made from.
+    pub(crate) fn version(&self, view: ViewId) -> u64 {
+        self.views.get(&view).map_or(0, |view| view.version)
+    }
+
+    /// The view of that key; made on first use.
+    pub(crate) fn view(&mut self, key: ViewKey, store: &Store, context: &mut Context<'_>) -> ViewId {
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
         }
+        self.last += 1;
+        let facets = self.known.keys().filter_map(|id| Some((id.clone(), self.facet(&key, id, store)?)));
+        let visible: BTreeMap<ObjectName, Facet> = facets.collect();
+        for (id, facet) in &visible {
+            if self.encoded(id, facet).is_empty() {
+                self.encode(id, facet, context);
+            }
+        }
+        let mut view =
+            View { key: key.clone(), visible, outbound: Vec::new(), tables: Tables::default(), version: 1 };
+        self.refresh_outbound(self.last, &mut view, context);
+        let all = view.visible.iter().flat_map(|(id, facet)| self.encoded(id, facet)).chain(&view.outbound);
+        view.tables = tables(all, &Tables::default());
+        // Views that show the same share the tables, and go on sharing them while they change alike.
+        for other in self.views.values() {
+            for (mine, theirs) in view.tables.iter_mut().zip(&other.tables) {
+                if *mine == *theirs {
+                    *mine = theirs.clone();
+                }
+            }
+        }
+        self.views.insert(self.last, view);
+        self.ids.insert(key, self.last);
+        self.last
+    }
+
+    /// The tables that the proxies of a view share.
+    pub(crate) fn tables(&self, view: ViewId) -> Tables {
+        self.views.get(&view).map(|view| view.tables.clone()).unwrap_or_default()
+    }
+
+    /// Forgets views that no proxy uses any more.
+    pub(crate) fn retain(&mut self, used: &HashSet<ViewId>) {
+        let before = self.views.len();
+        self.views.retain(|id, _| used.contains(id));
+        if self.views.len() == before {
+            return;
+        }
+        self.ids.retain(|_, id| used.contains(id));
+        let mut facets: BTreeMap<&ObjectName, HashSet<&Facet>> = BTreeMap::new();
+        for (id, facet) in self.views.values().flat_map(|view| &view.visible) {
+            facets.entry(id).or_default().insert(facet);
+        }
+        for (id, known) in &mut self.known {
+            let used = facets.get(id);
+            known.encoded.retain(|facet, _| used.is_some_and(|used| used.contains(facet)));
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.views.len()
     }
 }
 
-/// Takes a service out of tables.
-fn without(tables: &mut Tables, service: Option<&Encoded>) {
-    for (kind, resource) in service.into_iter().flatten() {
-        Arc::make_mut(&mut tables[*kind as usize]).remove(&resource.name);
+/// `seen` with the ports that the facet shows, and what it is told of them.
+fn reduced<'a>(seen: &'a OutboundService, facet: &Facet) -> Cow<'a, OutboundService> {
+    if facet.ports.is_none() && facet.told.is_empty() {
+        return Cow::Borrowed(seen);
     }
+    let mut seen = told::said(seen, &facet.told);
+    seen.ports.retain(|port| facet.ports.as_ref().is_none_or(|shown| shown.contains(&port.port.port)));
+    Cow::Owned(seen)
 }

@@ -80,11 +80,44 @@ pub(crate) fn overlaid(base: &Tables, more: &[(ResourceType, Resource)], old: &T
     })
 }
 
-/// Replaces the tables of `current` whose content differs.
-pub(crate) fn keep_equal(current: &mut Tables, new: Tables) {
+/// Replaces the tables of `current` whose content differs; whether there was one.
+pub(crate) fn keep_equal(current: &mut Tables, new: Tables) -> bool {
+    let mut differs = false;
     for (current, new) in current.iter_mut().zip(new) {
         if !Arc::ptr_eq(current, &new) && **current != *new {
             *current = new;
+            differs = true;
         }
+    }
+    differs
+}
+
+/// What became of tables under the same change, so that tables that were one stay one.
+#[derive(Debug)]
+pub(crate) struct Memo<K>(Vec<(Arc<Table>, K, Arc<Table>)>);
+
+impl<K> Default for Memo<K> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Clone + PartialEq> Memo<K> {
+    /// `old` after `change`, which is named by `key`.
+    pub(crate) fn remember(
+        &mut self,
+        old: &Arc<Table>,
+        key: &K,
+        change: impl FnOnce(&mut Table),
+    ) -> Arc<Table> {
+        let known = self.0.iter().find(|(before, named, _)| Arc::ptr_eq(before, old) && named == key);
+        if let Some((_, _, new)) = known {
+            return new.clone();
+        }
+        let mut new = (**old).clone();
+        change(&mut new);
+        let new = if new == **old { old.clone() } else { Arc::new(new) };
+        self.0.push((old.clone(), key.clone(), new.clone()));
+        new
     }
 }

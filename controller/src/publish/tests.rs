@@ -5,6 +5,7 @@ use policy::Action;
 use tokio::sync::watch::Receiver;
 
 mod incremental;
+mod visibility;
 
 pub(super) fn publisher(objects: impl IntoIterator<Item = Object>) -> Publisher {
     let mut publisher = Publisher::default();

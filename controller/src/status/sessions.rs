@@ -210,6 +210,7 @@ impl Concerned {
             Edit::Nothing
             | Edit::Policy { .. }
             | Edit::Service(_)
+            | Edit::Sidecar(_)
             | Edit::DestinationRule { .. }
             | Edit::Telemetry(_)
             | Edit::Slice(_) => {}

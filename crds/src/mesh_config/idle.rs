@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::finding::Issues;
 use crate::path::At;
 
-const TOP: [&str; 15] = [
+const TOP: [&str; 16] = [
     "trustDomain",
     "trustDomainAliases",
     "rootNamespace",
@@ -16,6 +16,7 @@ const TOP: [&str; 15] = [
     "protocolDetectionTimeout",
     "inboundTrafficPolicy",
     "outboundTrafficPolicy",
+    "defaultServiceExportTo",
     "accessLogFile",
     "accessLogFormat",
     "accessLogEncoding",

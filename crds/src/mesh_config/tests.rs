@@ -17,7 +17,7 @@ fn defaults() {
 #[test]
 fn fields() {
     let config = accepted(
-        "trustDomain: td\ntrustDomainAliases: [old.td, x_y]\nrootNamespace: root\nenableAutoMtls: false\nmeshMTLS:\n  minProtocolVersion: TLSV1_3\n  cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384]\npathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}\nprotocolDetectionTimeout: 100ms\ninboundTrafficPolicy: {mode: LOCALHOST}\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\naccessLogFile: /dev/stdout\naccessLogFormat: x\naccessLogEncoding: JSON\ndefaultConfig: {gatewayTopology: {numTrustedProxies: 2}, other: 1}\n",
+        "trustDomain: td\ntrustDomainAliases: [old.td, x_y]\nrootNamespace: root\nenableAutoMtls: false\nmeshMTLS:\n  minProtocolVersion: TLSV1_3\n  cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384]\npathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}\nprotocolDetectionTimeout: 100ms\ninboundTrafficPolicy: {mode: LOCALHOST}\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\ndefaultServiceExportTo: [\".\", shared]\naccessLogFile: /dev/stdout\naccessLogFormat: x\naccessLogEncoding: JSON\ndefaultConfig: {gatewayTopology: {numTrustedProxies: 2}, other: 1}\n",
     );
     let expect = MeshConfig {
         trust_domain: "td".into(),
@@ -30,6 +30,7 @@ fn fields() {
         protocol_detection_timeout_ms: 100,
         inbound_mode: InboundMode::Localhost,
         outbound_allow_any: false,
+        default_service_export_to: mesh::ExportTo::Some { own: true, namespaces: ["shared".into()].into() },
         access_log_file: "/dev/stdout".into(),
         access_log_format: "x".into(),
         access_log_json: true,

@@ -25,6 +25,7 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::Service => "services",
         Kind::Pod => "pods",
         Kind::WorkloadEntry => "workloadentries",
+        Kind::Sidecar => "sidecars",
         Kind::EndpointSlice => "endpointslices",
         Kind::DestinationRule => "destinationrules",
         Kind::PeerAuthentication => "peerauthentications",
@@ -36,14 +37,15 @@ pub(super) fn plural(kind: Kind) -> &'static str {
 
 /// Whether the kind is defined by a CustomResourceDefinition.
 pub(super) fn defined(kind: Kind) -> bool {
-    kind.is_policy() || matches!(kind, Kind::WorkloadEntry | Kind::DestinationRule | Kind::Telemetry)
+    kind.group().ends_with("istio.io")
 }
 
 fn shape(kind: Kind) -> &'static Shape {
     match kind {
         Kind::Namespace | Kind::ServiceAccount => &slim::METADATA,
         Kind::Pod => &slim::POD,
-        Kind::Service | Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Telemetry => &slim::SPEC,
+        Kind::Service => &slim::SERVICE,
+        Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Sidecar | Kind::Telemetry => &slim::SPEC,
         Kind::DestinationRule
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication

@@ -50,6 +50,29 @@ pub(super) const POLICY: Shape =
     Fields { known: &[("metadata", ANNOTATED), ("status", Nothing)], rest: true };
 /// The whole object without annotations and status.
 pub(super) const SPEC: Shape = Fields { known: &[("metadata", PLAIN), ("status", Nothing)], rest: true };
+/// A Service: as [`SPEC`], with the annotation that says who may see it.
+pub(super) const SERVICE: Shape = Fields {
+    known: &[
+        (
+            "metadata",
+            Fields {
+                known: &[
+                    ("managedFields", MANAGED_FIELDS),
+                    (
+                        "annotations",
+                        Fields {
+                            known: &[(INITIAL_EVENTS_END, Whole), ("networking.istio.io/exportTo", Whole)],
+                            rest: false,
+                        },
+                    ),
+                ],
+                rest: true,
+            },
+        ),
+        ("status", Nothing),
+    ],
+    rest: true,
+};
 /// Only metadata, and what says that something failed.
 pub(super) const METADATA: Shape = Fields {
     known: &[

@@ -135,7 +135,7 @@ pub(crate) struct Ready {
 
 pub(crate) fn ports() -> Vec<InboundPort> {
     [(HTTP, Protocol::Http), (AUTO, Protocol::Auto), (TCP, Protocol::Tcp)]
-        .map(|(port, protocol)| InboundPort { port, protocol })
+        .map(|(port, protocol)| InboundPort { port, protocol, app: None })
         .into()
 }
 

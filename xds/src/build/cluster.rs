@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use mesh::{ClientTls, InboundMode, MeshConfig, Originate, Protocol};
+use mesh::{ClientTls, InboundMode, IngressApp, MeshConfig, Originate, Protocol};
 
 use super::encode::{any, one_field};
 use super::pb::cluster::cluster::{
-    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, OriginalDstLbConfig,
+    TransportSocketMatch,
 };
 use super::pb::cluster::{CircuitBreakers, Cluster, circuit_breakers::Thresholds};
 use super::pb::core::{
@@ -44,10 +45,27 @@ pub(crate) fn sniffed_http_name(port: u16, hostname: &str) -> String {
 }
 
 /// A declared port of a redirected workload.
-pub(crate) fn app(mesh: &MeshConfig, capture: &Capture, port: u16, protocol: Protocol) -> Cluster {
-    let cluster = match mesh.inbound_mode {
-        InboundMode::Passthrough => original_dst(inbound_name(port), capture),
-        InboundMode::Localhost => fixed(inbound_name(port), Some(socket("127.0.0.1", port))),
+pub(crate) fn app(
+    mesh: &MeshConfig,
+    capture: &Capture,
+    port: u16,
+    protocol: Protocol,
+    app: Option<&IngressApp>,
+) -> Cluster {
+    let name = inbound_name(port);
+    let cluster = match (app, mesh.inbound_mode) {
+        (Some(IngressApp::Loopback(at)), _) => fixed(name, Some(ip_socket(at.ip(), at.port()))),
+        (Some(IngressApp::Pipe(path)), _) => fixed(name, Some(pipe(path))),
+        // The workload's own address is where the connection was going.
+        (Some(IngressApp::Own { ipv6: _, port }), _) => {
+            let at = OriginalDstLbConfig {
+                upstream_port_override: u32_value((*port).into()),
+                ..Default::default()
+            };
+            Cluster { lb_config: Some(LbConfig::OriginalDstLbConfig(at)), ..original_dst(name, capture) }
+        }
+        (None, InboundMode::Passthrough) => original_dst(name, capture),
+        (None, InboundMode::Localhost) => fixed(name, Some(socket("127.0.0.1", port))),
     };
     with_protocol(cluster, protocol, None)
 }

@@ -24,8 +24,7 @@ pub(crate) const FORWARD: &str = "forward";
 
 /// Takes every redirected connection and hands it to the listener of its destination, or lets it pass.
 pub(crate) fn virtual_outbound(outbound: &Outbound<'_>) -> Listener {
-    let mesh = outbound.mesh;
-    let rest = if mesh.outbound_allow_any { cluster::PASSTHROUGH } else { cluster::BLACKHOLE };
+    let rest = if outbound.allow_any { cluster::PASSTHROUGH } else { cluster::BLACKHOLE };
     Listener {
         name: "virtualOutbound".to_owned(),
         address: Some(socket("0.0.0.0", OUTBOUND_PORT)),

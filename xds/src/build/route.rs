@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use mesh::{MeshConfig, Protocol, Service};
+use mesh::{Protocol, Service};
 
 use super::pb::route::{
     DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
@@ -35,7 +35,7 @@ pub(crate) fn single(cluster: &str, host: &str) -> RouteConfiguration {
 /// The hosts of one HTTP port number, for redirected traffic. The port that a client writes into `Host` does not matter: it
 /// is this one.
 pub(crate) fn port(
-    mesh: &MeshConfig,
+    allow_any: bool,
     namespace: &str,
     services: &[&OutboundService],
     number: u16,
@@ -48,7 +48,7 @@ pub(crate) fn port(
         let name = format!("{}:{number}", service.hostname);
         hosts.extend(host(name, domains, &cluster::outbound_name(number, &service.hostname)));
     }
-    hosts.push(rest(mesh));
+    hosts.push(rest(allow_any));
     RouteConfiguration {
         name: number.to_string(),
         virtual_hosts: hosts,
@@ -129,8 +129,8 @@ fn host(name: String, domains: Vec<String>, cluster: &str) -> Option<VirtualHost
 }
 
 /// A host that no service has.
-fn rest(mesh: &MeshConfig) -> VirtualHost {
-    if !mesh.outbound_allow_any {
+fn rest(allow_any: bool) -> VirtualHost {
+    if !allow_any {
         return nowhere();
     }
     VirtualHost {

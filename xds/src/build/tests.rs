@@ -53,7 +53,7 @@ fn workload() -> Workload {
 }
 
 fn build(policy: &EffectivePolicy, capture: Capture, inline_policy: bool) -> Vec<(ResourceType, Resource)> {
-    let port = |port, protocol| InboundPort { port, protocol };
+    let port = |port, protocol| InboundPort { port, protocol, app: None };
     let ports = [
         port(80, Protocol::Http),
         port(81, Protocol::Auto),

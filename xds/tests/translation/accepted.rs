@@ -163,6 +163,7 @@ pub(crate) fn service(
             ports: ports.iter().map(|p| p.port.clone()).collect(),
             selector: None,
             created: 0,
+            export_to: None,
         }),
         ports,
     }
@@ -223,6 +224,7 @@ fn resources(
         namespace: "foo",
         addresses,
         services: &services,
+        allow_any: mesh.outbound_allow_any,
         shape,
         logs: &logs.client,
     }));

@@ -46,6 +46,7 @@ impl Client {
             namespace: "foo",
             addresses: &addresses,
             services: &services,
+            allow_any: mesh.outbound_allow_any,
             shape: &shape,
             logs: &logs,
         };

@@ -39,7 +39,7 @@ pub(crate) fn bound(ports: &[InboundPort], app: SocketAddr, inline_policy: bool)
 }
 
 pub(crate) fn ports(ports: &[(u16, Protocol)]) -> Vec<InboundPort> {
-    ports.iter().map(|(port, protocol)| InboundPort { port: *port, protocol: *protocol }).collect()
+    ports.iter().map(|(port, protocol)| InboundPort { port: *port, protocol: *protocol, app: None }).collect()
 }
 
 /// A rule of policy `foo/NAME` that is the AND of clauses with a single atom each.

@@ -121,6 +121,7 @@ impl Case {
             namespace,
             addresses,
             services: &services,
+            allow_any: mesh.outbound_allow_any,
             shape,
             logs: &logs.client,
         }));

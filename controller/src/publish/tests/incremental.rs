@@ -39,9 +39,10 @@ fn workload() -> impl Strategy<Value = Object> {
 }
 
 fn services() -> impl Strategy<Value = Object> {
-    (namespace(), app(), 80..82_u16, 8080..8082_u16, any::<bool>()).prop_map(
-        |(ns, app, port, target, tcp)| {
+    (namespace(), app(), 80..82_u16, 8080..8082_u16, any::<bool>(), prop::option::of(export_to())).prop_map(
+        |(ns, app, port, target, tcp, export_to)| {
             let mut service = service(ns, app, port);
+            service.export_to = export_to;
             service.ports[0].target = TargetPort::Number(target);
             if tcp {
                 service.ports[0].protocol = mesh::Protocol::Tcp;
@@ -49,6 +50,37 @@ fn services() -> impl Strategy<Value = Object> {
             Object::Service(service)
         },
     )
+}
+
+fn sidecars() -> impl Strategy<Value = Object> {
+    let hosts = prop::sample::subsequence(
+        vec!["*/*", "a/*", "b/x.b.svc.cluster.local", "*/*.a.svc.cluster.local"],
+        0..=2,
+    );
+    let entry =
+        (prop::option::of(80..82_u16), hosts).prop_map(|(port, hosts)| crate::fixtures::egress(port, &hosts));
+    let egress = prop::option::of(prop::collection::vec(entry, 0..3));
+    (namespace(), app(), egress, any::<[bool; 3]>(), prop::option::of(any::<bool>())).prop_map(
+        |(ns, app, egress, [all, old, ingress], allow_any)| {
+            let name = format!("{app}-{all}");
+            let mut sidecar = crate::fixtures::sidecar(ns, &name, (!all).then_some(app), egress);
+            sidecar.created = old.into();
+            Arc::make_mut(&mut sidecar.scope).allow_any = allow_any;
+            if !ingress {
+                sidecar.ingress.clear();
+            }
+            Object::Sidecar(sidecar)
+        },
+    )
+}
+
+fn export_to() -> impl Strategy<Value = mesh::ExportTo> {
+    prop_oneof![
+        2 => Just(mesh::ExportTo::All),
+        1 => (any::<bool>(), prop::sample::subsequence(vec!["a", "b"], 0..=1)).prop_map(|(own, namespaces)| {
+            mesh::ExportTo::Some { own, namespaces: namespaces.into_iter().map(Into::into).collect() }
+        }),
+    ]
 }
 
 fn policies() -> impl Strategy<Value = Object> {
@@ -113,11 +145,17 @@ fn telemetries() -> impl Strategy<Value = Object> {
 }
 
 fn meshes() -> impl Strategy<Value = MeshConfig> {
-    any::<[bool; 3]>().prop_map(|[auto, alias, root]| MeshConfig {
+    (any::<[bool; 4]>(), export_to()).prop_map(|([auto, alias, root, opa], export_to)| MeshConfig {
         enable_auto_mtls: auto,
         trust_domain_aliases: if alias { vec!["old.example".into()] } else { Vec::new() },
         root_namespace: if root { "a".into() } else { "istio-system".into() },
         log_providers: logs(),
+        default_service_export_to: export_to,
+        extension_providers: if opa {
+            vec![crate::fixtures::provider("a/x.a.svc.cluster.local")]
+        } else {
+            Vec::new()
+        },
         ..MeshConfig::default()
     })
 }
@@ -128,6 +166,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => services().prop_map(Step::Apply),
         1 => (namespace(), app(), 1..5_u8)
             .prop_map(|(ns, app, ip)| Step::Apply(Object::EndpointSlice(slice(ns, app, &format!("10.0.0.{ip}"))))),
+        2 => sidecars().prop_map(Step::Apply),
         5 => policies().prop_map(Step::Apply),
         3 => destination_rules().prop_map(Step::Apply),
         2 => telemetries().prop_map(Step::Apply),
