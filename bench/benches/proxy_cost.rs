@@ -218,7 +218,7 @@ fn sent(count: usize) -> Result<(usize, usize)> {
     let own = xds::build::own(&Inbound {
         mesh: &MeshConfig::default(),
         workload: &workload,
-        ports: &[InboundPort { port: 8080, protocol: mesh::Protocol::Http }],
+        ports: &[InboundPort { port: 8080, protocol: mesh::Protocol::Http, app: None }],
         policy: &policy,
         shape: &ProxyShape {
             capture: Capture::None { apps: BTreeMap::new(), upstreams: BTreeMap::new() },
