@@ -118,9 +118,14 @@ fn counted_outbound(outbound: &Outbound<'_>) -> Encoded {
     build::outbound(outbound)
 }
 
-fn counted_service(mesh: &MeshConfig, service: &OutboundService, shape: SharedShape) -> Encoded {
+fn counted_service(
+    mesh: &MeshConfig,
+    logs: &[Log],
+    service: &OutboundService,
+    shape: SharedShape,
+) -> Encoded {
     SERVICES.set(SERVICES.get() + 1);
-    build::service(mesh, service, shape)
+    build::service(mesh, logs, service, shape)
 }
 
 /// Fifty namespaces of services; each proxy is narrowed to its own, and those of a namespace share everything.
