@@ -172,8 +172,7 @@ impl Source {
         };
         let versions: Vec<Value> = kind.versions().iter().enumerate().map(version).collect();
         let singular = kind.as_str().to_lowercase();
-        let short_names: Vec<&str> = [short_name].into_iter().filter(|name| !name.is_empty()).collect();
-        let value = json!({
+        let mut value = json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
             "metadata": {
@@ -190,12 +189,14 @@ impl Source {
                     "listKind": format!("{kind}List"),
                     "plural": plural,
                     "singular": singular,
-                    "shortNames": short_names,
                     "categories": ["istio-io", category],
                 },
                 "versions": versions,
             },
         });
+        if !short_name.is_empty() {
+            value["spec"]["names"]["shortNames"] = json!([short_name]);
+        }
         Definition { kind, plural, short_name, value: sorted(value) }
     }
 }
