@@ -1,5 +1,7 @@
 //! Measurements behind every published figure: see `benches/` and docs/performance.md. Asserts
-//! nothing that depends on how fast a machine is.
+//! nothing that depends on how fast a machine is. [`load`] is the load driver.
+
+pub mod load;
 
 /// Waits for all of them; results in their order.
 pub async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
