@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,10 +23,12 @@ use xds::ads::server::{Ads, Peer};
 
 use crate::routes::{Gate, Port};
 
-/// Connections at once that have said something; a further one is closed at once.
-const CONNECTIONS: usize = 256;
-/// Connections at once that have not; a further one ends the oldest.
+/// Connections at once that have said something, at least and at most; a further one is closed at once.
+const CONNECTIONS: (usize, usize) = (256, 20_000);
+/// Connections at once that have not; a further one ends the oldest ..
 const SILENT: usize = 64;
+/// .. once it has been silent for so long. Until then it waits: many that come at once are no idle ones.
+const GRACE: Duration = Duration::from_millis(100);
 /// For the first byte to arrive.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Waited after a failed accept, so that running out of descriptors does not become a busy loop.
@@ -79,14 +82,23 @@ impl tokio_stream::Stream for Incoming {
 }
 
 async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection>>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(connections(runtime::limits::open_files())));
     // Ends with this task.
     let mut waiting = tokio::task::JoinSet::new();
-    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
+    let mut oldest: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
     loop {
+        oldest.retain(|(_, handle)| !handle.is_finished());
+        let full = oldest.len() >= SILENT;
+        let given_way = oldest.front().filter(|_| full).map(|(since, _)| *since + GRACE);
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if !full => accepted,
             Some(_) = waiting.join_next() => continue,
+            () = until(given_way) => {
+                if let Some((_, handle)) = oldest.pop_front() {
+                    handle.abort();
+                }
+                continue;
+            }
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -96,14 +108,22 @@ async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection
                 continue;
             }
         };
-        oldest.retain(|handle| !handle.is_finished());
-        if oldest.len() >= SILENT
-            && let Some(handle) = oldest.pop_front()
-        {
-            handle.abort();
-        }
-        oldest.push_back(waiting.spawn(admit(stream, places.clone(), ready.clone())));
+        oldest.push_back((Instant::now(), waiting.spawn(admit(stream, places.clone(), ready.clone()))));
     }
+}
+
+/// Waits for `due`; for ever if there is nothing due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// As many as leave half of the files to the other ports.
+fn connections(files: Option<u64>) -> usize {
+    let (least, most) = CONNECTIONS;
+    files.map_or(least, |files| usize::try_from(files / 2).unwrap_or(most).clamp(least, most))
 }
 
 /// Hands a connection on once it says something and there is a place.
@@ -163,5 +183,22 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn half_of_the_files_are_left_to_others() {
+        let cases = [
+            (None, 256),
+            (Some(256), 256),
+            (Some(1024), 512),
+            (Some(1 << 20), 20_000),
+            (Some(u64::MAX), 20_000),
+        ];
+        for (files, wanted) in cases {
+            assert_eq!(super::connections(files), wanted, "{files:?}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
@@ -28,6 +29,8 @@ use crate::PeerIdentity;
 
 /// Finished handshakes that wait for tonic to take them.
 const READY: usize = 64;
+/// A handshake gives way to a newer one only after so long: many that come at once are no idle ones.
+const GRACE: Duration = Duration::from_millis(100);
 /// Pause after `accept` failed, which is when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -82,6 +85,14 @@ impl Stream for Incoming {
     }
 }
 
+/// Waits for `due`; for ever if there is nothing due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[derive(Clone)]
 struct Acceptor {
     tls: TlsAcceptor,
@@ -92,15 +103,21 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: TcpListener) {
         let mut handshakes = JoinSet::new();
-        // Oldest first; holds finished ones until the next accept.
-        let mut order: VecDeque<AbortHandle> = VecDeque::new();
+        // Oldest first.
+        let mut order: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
         let mut failing = false;
         loop {
+            order.retain(|(_, handshake)| !handshake.is_finished());
+            let full = order.len() >= self.table.limits().handshakes.max(1);
+            let gives_way = order.front().filter(|_| full).map(|(since, _)| *since + GRACE);
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = listener.accept(), if !full => accepted,
                 Some(_) = handshakes.join_next() => continue,
+                () = until(gives_way) => {
+                    self.displace(&mut order);
+                    continue;
+                }
             };
-            order.retain(|handshake| !handshake.is_finished());
             // Said once per series: the log must not be what a flood fills.
             if let (Err(error), false) = (&accepted, failing) {
                 tracing::warn!(%error, "cannot accept connections");
@@ -109,10 +126,7 @@ impl Acceptor {
             match accepted {
                 Ok((tcp, peer)) => {
                     Counters::add(&self.table.counters.accepted);
-                    while order.len() >= self.table.limits().handshakes.max(1) {
-                        self.displace(&mut order);
-                    }
-                    order.push_back(handshakes.spawn(self.clone().handshake(tcp, peer)));
+                    order.push_back((Instant::now(), handshakes.spawn(self.clone().handshake(tcp, peer))));
                 }
                 Err(_) => {
                     self.displace(&mut order);
@@ -123,8 +137,8 @@ impl Acceptor {
         }
     }
 
-    fn displace(&self, order: &mut VecDeque<AbortHandle>) {
-        if let Some(oldest) = order.pop_front() {
+    fn displace(&self, order: &mut VecDeque<(Instant, AbortHandle)>) {
+        if let Some((_, oldest)) = order.pop_front() {
             oldest.abort();
             Counters::add(&self.table.counters.displaced);
         }

@@ -16,9 +16,11 @@ use super::wire::Kind;
 /// What is done to the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Change {
-    /// A policy for one service
+    /// A policy for one service edited
     OneService,
-    /// A policy for a whole namespace
+    /// A new policy for one service, a different one each time
+    NewPolicy,
+    /// A policy for a whole namespace edited
     Namespace,
     /// PeerAuthentication of the mesh: STRICT and PERMISSIVE in turn
     MeshMtls,
@@ -38,6 +40,7 @@ impl Change {
     pub fn name(self) -> &'static str {
         match self {
             Self::OneService => "one-service",
+            Self::NewPolicy => "new-policy",
             Self::Namespace => "namespace",
             Self::MeshMtls => "mesh-mtls",
             Self::PodIp => "pod-ip",
@@ -77,8 +80,8 @@ impl Run {
         let mut latencies = Vec::new();
         let mut expected = 0;
         let meter = self.meter()?;
-        for _ in 0..repeat {
-            let Step { writes, probe, expected: streams } = self.step(change);
+        for time in 0..repeat {
+            let Step { writes, probe, expected: streams } = self.step(change, time);
             expected += streams.len();
             self.fleet.forget();
             let number = self.fleet.watch(probe);
@@ -96,16 +99,36 @@ impl Run {
 
     /// What has to be there before the clock starts.
     async fn prepare(&mut self, change: Change) -> Result<()> {
-        if change == Change::PodLabel {
-            self.serial += 1;
-            let policy = self.mesh.deny_special(&format!("special-{}", self.serial));
-            self.store.put(&policy).await?;
+        match change {
+            // A new policy also changes listeners; once the second one has come, so have those.
+            Change::OneService | Change::Namespace | Change::Metadata => {
+                for _ in 0..2 {
+                    let edit = if change == Change::Metadata { Change::OneService } else { change };
+                    let Step { writes, probe, expected } = self.step(edit, 0);
+                    let number = self.fleet.watch(probe);
+                    for object in &writes {
+                        self.store.put(object).await?;
+                    }
+                    self.fleet.wait(Seen::Arrived(number), expected, self.settings.patience).await?;
+                    self.prepared = writes;
+                }
+            }
+            Change::PodLabel => {
+                self.serial += 1;
+                let policy = self.mesh.deny_special(&format!("special-{}", self.serial));
+                self.store.put(&policy).await?;
+            }
+            Change::MeshMtls => {
+                self.store.put(&mesh_mtls("PERMISSIVE")).await?;
+            }
+            Change::NewPolicy | Change::PodIp | Change::Churn | Change::Restart => {}
         }
         self.fleet.settled(self.settings.quiet).await;
         Ok(())
     }
 
-    fn step(&mut self, change: Change) -> Step {
+    /// The change for the `time`th time.
+    fn step(&mut self, change: Change, time: usize) -> Step {
         self.serial += 1;
         let serial = self.serial;
         let marker = format!("marker-{serial}-");
@@ -114,6 +137,13 @@ impl Run {
             Change::OneService => {
                 let writes = vec![self.mesh.deny_service(0, &marker)];
                 Step { writes, probe, expected: self.streams_of(|pod| self.mesh.pods[pod].service == 0) }
+            }
+            Change::NewPolicy => {
+                let service = time % self.mesh.size.services.max(1);
+                let mut policy = self.mesh.deny_service(service, &marker);
+                policy["metadata"]["name"] = json!(format!("new-{serial}"));
+                let expected = self.streams_of(|pod| self.mesh.pods[pod].service == service);
+                Step { writes: vec![policy], probe, expected }
             }
             Change::Namespace => {
                 let here = self.mesh.namespace(0);
@@ -125,7 +155,7 @@ impl Run {
                 }
             }
             Change::MeshMtls => {
-                let mode = if serial.is_multiple_of(2) { "STRICT" } else { "PERMISSIVE" };
+                let mode = if time.is_multiple_of(2) { "STRICT" } else { "PERMISSIVE" };
                 let probe = Probe::Changed(Kind::Listener, "virtualInbound");
                 Step { writes: vec![mesh_mtls(mode)], probe, expected: self.streams_of(|_| true) }
             }
@@ -149,7 +179,7 @@ impl Run {
             }
             Change::Metadata | Change::Churn | Change::Restart => {
                 let mut writes =
-                    vec![self.mesh.pod(1), self.mesh.service(0), self.mesh.deny_service(0, "again")];
+                    vec![self.mesh.pod(1), self.mesh.service(0), self.mesh.deny_service(0, "before")];
                 for object in &mut writes {
                     object["metadata"]["annotations"]["bench.countersign.io/serial"] =
                         json!(serial.to_string());

@@ -25,7 +25,7 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 pub enum Manners {
     #[default]
     Good,
-    /// Reads, but never acknowledges.
+    /// Asks for everything, but never acknowledges.
     NeverAcks,
     /// Asks once, and reads nothing.
     NeverReads,
@@ -279,10 +279,10 @@ async fn stream(shared: &Shared, number: usize, member: &Member) -> Result<()> {
             served = true;
             mark(Seen::Served);
         }
-        if member.manners == Manners::Good {
-            for request in taken.send {
-                stream.send(&request)?;
-            }
+        // The acknowledgement is the first.
+        let left_out = usize::from(member.manners == Manners::NeverAcks);
+        for request in taken.send.into_iter().skip(left_out) {
+            stream.send(&request)?;
         }
     }
     Ok(())

@@ -82,7 +82,9 @@ impl Ours {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        // It ends with us, also when we are killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.binary);
         let secure = if self.secure { self.secure().to_string() } else { "off".to_owned() };
         match &self.source {
             Source::Files(dir) => {

@@ -115,6 +115,8 @@ pub struct Run {
     target: Target,
     /// Changes so far, so that each has content that was never there.
     pub(super) serial: u64,
+    /// What was written before the clock of a change started.
+    pub(super) prepared: Vec<serde_json::Value>,
 }
 
 impl Run {
@@ -128,7 +130,18 @@ impl Run {
         let target = Target { address, spread: true };
         let fleet = Fleet::new(target.clone(), settings.floor.is_some());
         let minter = minter.map(Arc::new);
-        Self { settings, mesh, store, plane, fleet, streams: 0, minter, target, serial: 0 }
+        Self {
+            settings,
+            mesh,
+            store,
+            plane,
+            fleet,
+            streams: 0,
+            minter,
+            target,
+            serial: 0,
+            prepared: Vec::new(),
+        }
     }
 
     /// The pod that stream `number` is beside.
@@ -205,8 +218,8 @@ impl Run {
             SocketAddr::V4(v4) => (*v4.ip(), 15099).into(),
             SocketAddr::V6(v6) => (*v6.ip(), 15099).into(),
         };
-        let mut command = std::process::Command::new(program);
-        command.arg("replay").arg(address.to_string()).arg(&file);
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(program).arg("replay").arg(address.to_string()).arg(&file);
         let process = Process::start("replay", folder.path(), command)?;
         let pid = u32::try_from(process.pid())?;
         ::tests::lab::until("the replaying server listens", async || {

@@ -153,8 +153,8 @@ impl Setting {
             Name::Memory => (Settings::default(), false, &[]),
             Name::MemoryMtls => (Settings::default(), true, &[]),
             Name::NamespacePolicy => (brief, false, &[Change::Namespace]),
-            Name::OneService => (brief, false, &[Change::OneService]),
-            Name::NoOp => (brief, false, &[Change::OneService, Change::Metadata]),
+            Name::OneService => (brief, false, &[Change::NewPolicy, Change::OneService]),
+            Name::NoOp => (brief, false, &[Change::Metadata]),
             Name::Restart => (brief, false, &[Change::Restart]),
             Name::TenThousand => {
                 let settings = Settings { size: large, streams: 10_000, repeat: 20, ..Settings::default() };

@@ -3,6 +3,7 @@
 //! implementor's answer.
 
 mod admission;
+mod body;
 mod debug;
 mod service;
 mod stream;

@@ -1,22 +1,19 @@
 //! `envoy.service.discovery.v3.AggregatedDiscoveryService` with our own response messages.
 
 use std::convert::Infallible;
-use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, StdError, http};
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::server::NamedService;
 
 use super::admission::Admission;
-use super::stream::{self, Message, Outgoing};
+use super::body;
+use super::stream::{self, Message};
 use super::{Limits, Peer, Snapshots};
-use crate::ads::wire::{DeltaDiscoveryResponse, DiscoveryResponse};
 
 type Identify = Arc<dyn Fn(&http::Extensions) -> Peer + Send + Sync>;
 
@@ -72,6 +69,25 @@ impl<S: Snapshots> Ads<S> {
     }
 }
 
+impl<S: Snapshots> Ads<S> {
+    /// One of the two methods, by its request message.
+    fn stream<M: Message, B>(self, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: tonic::codegen::Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let peer = (self.identify)(request.extensions());
+        let requests = match body::requests::<M, B>(request, self.limits.message_bytes) {
+            Ok(requests) => requests,
+            Err(status) => return status.into_http(),
+        };
+        let mut response = http::Response::new(Body::new(stream::open(self, peer, requests)));
+        let grpc = http::HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+        response
+    }
+}
+
 impl<S> NamedService for Ads<S> {
     const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 }
@@ -92,46 +108,17 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let ads = self.clone();
+        // Only a stream's task does anything that takes time.
         Box::pin(async move {
-            let limit = Some(ads.limits.message_bytes);
             Ok(match request.uri().path() {
                 "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources" => {
-                    let codec: ProstCodec<DiscoveryResponse, DiscoveryRequest> = ProstCodec::default();
-                    let method = Method { ads, of: PhantomData::<DiscoveryRequest> };
-                    Grpc::new(codec)
-                        .apply_max_message_size_config(limit, None)
-                        .streaming(method, request)
-                        .await
+                    ads.stream::<DiscoveryRequest, B>(request)
                 }
                 "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources" => {
-                    let codec: ProstCodec<DeltaDiscoveryResponse, DeltaDiscoveryRequest> =
-                        ProstCodec::default();
-                    let method = Method { ads, of: PhantomData::<DeltaDiscoveryRequest> };
-                    Grpc::new(codec)
-                        .apply_max_message_size_config(limit, None)
-                        .streaming(method, request)
-                        .await
+                    ads.stream::<DeltaDiscoveryRequest, B>(request)
                 }
                 _ => Status::unimplemented("no such method").into_http(),
             })
         })
-    }
-}
-
-/// One of the two methods, by its request message.
-struct Method<S, M> {
-    ads: Ads<S>,
-    of: PhantomData<M>,
-}
-
-impl<S: Snapshots, M: Message> StreamingService<M> for Method<S, M> {
-    type Response = M::Answer;
-    type ResponseStream = Outgoing<M::Answer>;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
-
-    fn call(&mut self, request: Request<Streaming<M>>) -> Self::Future {
-        let peer = (self.ads.identify)(request.extensions());
-        let ads = self.ads.clone();
-        Box::pin(async move { Ok(Response::new(stream::open(ads, peer, request.into_inner()))) })
     }
 }

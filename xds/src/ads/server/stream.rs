@@ -9,10 +9,10 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use spiffe::SpiffeId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::admission::{Bucket, Place};
+use super::body::Responses;
 use super::service::Ads;
 use super::{Failure, Peer, Proxy, Snapshots, Subscription, debug};
 use crate::ads::node::{self, NodeId};
@@ -24,8 +24,6 @@ use crate::build::ProxyShape;
 const OUTGOING: usize = 8;
 /// Characters of a node id that are written down.
 const NODE_ID: usize = 512;
-
-pub(super) type Outgoing<W> = ReceiverStream<Result<W, Status>>;
 
 /// A request message of either variant.
 pub(super) trait Message: prost::Message + Default + 'static {
@@ -92,7 +90,7 @@ pub(super) fn open<S: Snapshots, M: Message>(
     ads: Ads<S>,
     peer: Peer,
     requests: Streaming<M>,
-) -> Outgoing<M::Answer> {
+) -> Responses<M::Answer> {
     let (tx, rx) = mpsc::channel(OUTGOING);
     tokio::spawn(async move {
         let closed = tx.clone();
@@ -111,7 +109,7 @@ pub(super) fn open<S: Snapshots, M: Message>(
             () = closed.closed() => {}
         }
     });
-    ReceiverStream::new(rx)
+    Responses::new(rx)
 }
 
 /// Says why a stream ended; for the audit trail if it was refused.
