@@ -4,14 +4,15 @@
 
 mod groups;
 mod services;
+mod slot;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::{Log, Logs, MeshConfig, Sink, Workload, WorkloadKind};
-use policy::{EffectivePolicy, MtlsMode, ObjectName};
+use mesh::{Log, Logs, MeshConfig, Sink, Workload};
+use policy::{EffectivePolicy, ObjectName};
 use tokio::sync::watch;
 use xds::build::{self, Inbound, Outbound, OutboundService, Provider, ProxyShape, SharedShape};
 use xds::{ResourceType, Snapshot};
@@ -23,6 +24,7 @@ use crate::guard::{Panicked, guarded};
 use crate::store::{Edit, Store};
 use groups::{Group, Groups, Inputs, Providers};
 use services::{Context, Services, ViewId, ViewKey};
+use slot::{Touched, closed, stranger, touched};
 use tables::{Encoded, Interner, Tables, keep_equal, overlaid};
 
 /// Where a builder failed, and with what. Until it succeeds the last good result stays in force.
@@ -182,9 +184,12 @@ impl Publisher {
         }
         self.effective.invalidate(&affected.policies);
         let dirty = self.update_services(&affected);
-        let concerned =
-            self.slots.iter().filter(|(key, slot)| dirty.contains(&slot.view) || touched(key, &affected));
-        let keys: Vec<SlotKey> = concerned.map(|(key, _)| key.clone()).collect();
+        let concerned = self
+            .slots
+            .iter()
+            .filter(|(key, slot)| dirty.contains(&slot.view) || touched(key, &affected).is_some());
+        let mut keys: Vec<SlotKey> = concerned.map(|(key, _)| key.clone()).collect();
+        keys.retain(|key| !self.same_policy(key, &affected, &dirty));
         let published = keys.into_iter().filter(|key| self.update_slot(key, &affected)).count();
         self.sweep();
         published
@@ -280,6 +285,18 @@ impl Publisher {
         services.view(key, store, &mut context)
     }
 
+    /// Only the policies of these proxies' namespace may have changed, and theirs has not: most of them, for most changes.
+    fn same_policy(&mut self, key: &SlotKey, affected: &Affected, dirty: &HashSet<ViewId>) -> bool {
+        let seen = self.slots.get(key).is_some_and(|slot| dirty.contains(&slot.view));
+        if seen || touched(key, affected) != Some(Touched::Policy) || self.fails(key) {
+            return false;
+        }
+        let Some(workload) = self.store.workload(&key.workload).cloned() else { return false };
+        let policy = self.policy_of(&workload);
+        let slot = self.slots.get(key);
+        policy.ok().zip(slot).is_some_and(|(policy, slot)| Arc::ptr_eq(&policy, &slot.group.inputs.policy))
+    }
+
     /// Whether the slot got a new snapshot.
     fn update_slot(&mut self, key: &SlotKey, affected: &Affected) -> bool {
         let Some(mut slot) = self.slots.remove(key) else { return false };
@@ -295,10 +312,11 @@ impl Publisher {
                 return false;
             }
         };
-        if touched(key, affected) {
+        if let Some(touched) = touched(key, affected) {
             let logs = self.store.logs(&subject);
             slot.view = self.view(key, &subject, &logs);
-            if let Ok(group) = self.group(key, &subject, policy, &logs, Some(&slot.group)) {
+            let before = Some((&slot.group, touched));
+            if let Ok(group) = self.group(key, &subject, policy, &logs, before) {
                 slot.group = group;
             }
             slot.logs = logs;
@@ -310,14 +328,14 @@ impl Publisher {
 
     /// The workload a slot stands for and its policy: the registry's word; for a node on the plaintext port that the
     /// registry does not know, a stand-in to which nobody may talk.
-    fn subject(&mut self, key: &SlotKey) -> Result<(Workload, Arc<EffectivePolicy>), Refusal> {
+    fn subject(&mut self, key: &SlotKey) -> Result<(Arc<Workload>, Arc<EffectivePolicy>), Refusal> {
         let Some(workload) = self.store.workload(&key.workload).cloned() else {
             if key.identity.is_some() {
                 return Err(Refusal::Unregistered(key.workload.clone()));
             }
             let stranger = stranger(key);
             let policy = self.policy_or_refusal(key, &stranger)?;
-            return Ok((stranger, Arc::new(closed(&policy))));
+            return Ok((Arc::new(stranger), Arc::new(closed(&policy))));
         };
         if let Some(presented) = &key.identity
             && **presented != *identity(&self.store, &workload)
@@ -329,7 +347,7 @@ impl Publisher {
             return Err(Refusal::OtherPod(key.workload.clone()));
         }
         let policy = self.policy_or_refusal(key, &workload)?;
-        Ok(((*workload).clone(), policy))
+        Ok((workload, policy))
     }
 
     fn policy_or_refusal(
@@ -343,16 +361,21 @@ impl Publisher {
         })
     }
 
+    /// `before` is the group that the proxies were in, and what may have changed since.
     fn group(
         &mut self,
         key: &SlotKey,
         workload: &Workload,
         policy: Arc<EffectivePolicy>,
         logs: &Logs,
-        before: Option<&Arc<Group>>,
+        before: Option<(&Arc<Group>, Touched)>,
     ) -> Result<Arc<Group>, Panicked> {
         let failure = Failure::Workload(key.workload.clone());
-        let ports = self.store.inbound_ports(workload);
+        let ports = match before {
+            Some((group, Touched::Policy)) => group.inputs.ports.clone(),
+            _ => self.store.inbound_ports(workload),
+        };
+        let before = before.map(|(group, _)| group);
         let logs = logs.server.clone();
         let inputs =
             Inputs::new(&self.store.mesh, workload, ports, policy, &key.shape, &self.providers, logs);
@@ -404,15 +427,6 @@ impl Publisher {
     }
 }
 
-/// Whether what is a slot's own may have changed.
-fn touched(key: &SlotKey, affected: &Affected) -> bool {
-    let namespace = &key.workload.namespace;
-    affected.mesh
-        || affected.policies.contains(namespace)
-        || affected.inbound.contains(namespace)
-        || affected.workloads.contains(&key.workload)
-}
-
 /// Makes the outbound side of a proxy without capture again if anything it is made from changed.
 fn refresh_private(
     key: &SlotKey,
@@ -439,33 +453,6 @@ fn refresh_private(
         let (mesh, addresses) = (mesh.clone(), addresses.clone());
         slot.private = Some(Private { view, version, mesh, addresses, logs, encoded });
     }
-}
-
-/// A node that claims a name which the registry does not hold.
-fn stranger(key: &SlotKey) -> Workload {
-    Workload {
-        namespace: key.workload.namespace.clone(),
-        name: key.workload.name.clone(),
-        kind: WorkloadKind::WorkloadEntry,
-        labels: Arc::default(),
-        service_account: "default".into(),
-        addresses: key.claimed.into_iter().collect(),
-        named_ports: BTreeMap::new(),
-        mutual_tls: false,
-        ready: false,
-        created: 0,
-        uid: None,
-    }
-}
-
-/// `policy` with its inbound side shut: which policies would select the workload cannot be known without its labels, so
-/// nobody is admitted until it is registered.
-fn closed(policy: &EffectivePolicy) -> EffectivePolicy {
-    let mut closed = policy.clone();
-    closed.mtls.mode = MtlsMode::Strict;
-    closed.mtls.ports.clear();
-    closed.allow.enforced = Some(Vec::new());
-    closed
 }
 
 /// The ext_authz providers whose service and port exist (semantics §4.8).

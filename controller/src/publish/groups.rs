@@ -101,7 +101,8 @@ impl Groups {
         interner: &mut Interner,
     ) -> Result<Arc<Group>, Panicked> {
         let groups = self.0.entry(inputs.workload.namespace.clone()).or_default();
-        if let Some(group) = groups.iter().find(|group| group.inputs.equal(&inputs)) {
+        // Its own first: that is a comparison of pointers, mostly.
+        if let Some(group) = before.into_iter().chain(&*groups).find(|group| group.inputs.equal(&inputs)) {
             return Ok(group.clone());
         }
         let encoded = guarded(subject, || {

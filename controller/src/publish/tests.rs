@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixtures::{authorization, captured, id, peer, pod, service, uncaptured, world};
 use crds::{Kind, Object, ObjectRef};
-use policy::Action;
+use policy::{Action, MtlsMode};
 use tokio::sync::watch::Receiver;
 
 mod incremental;
