@@ -178,8 +178,8 @@ impl Run {
                 Step { writes: vec![self.mesh.pod(pod)], probe: Probe::marker("/special-"), expected }
             }
             Change::Metadata | Change::Churn | Change::Restart => {
-                let mut writes =
-                    vec![self.mesh.pod(1), self.mesh.service(0), self.mesh.deny_service(0, "before")];
+                let mut writes = vec![self.mesh.pod(1), self.mesh.service(0)];
+                writes.extend(self.prepared.iter().cloned());
                 for object in &mut writes {
                     object["metadata"]["annotations"]["bench.countersign.io/serial"] =
                         json!(serial.to_string());
