@@ -217,7 +217,7 @@ impl Lab {
     /// Everything of a pod but its agent.
     fn prepare(&mut self, spec: PodSpec) -> Result<PodId> {
         let at = match spec.capture {
-            Capture::Nft => self.network.namespace(&spec.name)?,
+            Capture::Nft | Capture::External => self.network.namespace(&spec.name)?,
             Capture::None => self.local()?,
         };
         let cluster_ip = Ipv4Addr::new(10, 96, 0, u8::try_from(self.pods.len())? + 1);
@@ -259,7 +259,7 @@ impl Lab {
         let listening = match (pod.spec.capture, pod.spec.ports.first()) {
             (Capture::None, Some((port, _))) => pod.on(*port),
             (Capture::None, None) => pod.on(15001),
-            (Capture::Nft, _) => std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 15006)),
+            (Capture::Nft | Capture::External, _) => std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 15006)),
         };
         let agent = pod.agent.as_mut().context("no agent")?;
         until(&format!("{name}'s Envoy listens"), async || {
@@ -279,7 +279,7 @@ impl Lab {
     /// A caller that can reach the pod: outside, or in the pod's own namespace where its address is 127.x.
     pub fn caller_to(&self, pod: PodId, credential: Credential) -> Caller {
         match self[pod].spec.capture {
-            Capture::Nft => self.caller(credential),
+            Capture::Nft | Capture::External => self.caller(credential),
             Capture::None => Caller::new(&self[pod].at, credential),
         }
     }

@@ -215,6 +215,41 @@ impl Settings {
 mod tests {
     use super::*;
 
+    /// The chart's values are these settings, by the same names and with the same defaults.
+    #[test]
+    fn the_chart_says_the_same() {
+        let chart = |file: &str| {
+            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/countersign/");
+            std::fs::read_to_string(format!("{root}{file}")).unwrap()
+        };
+        let values: Value = serde_yaml::from_str(&chart("values.yaml")).unwrap();
+        let template = chart("templates/injection.yaml");
+        let mut proxy = values["global"]["proxy"].clone();
+        let fields = proxy.as_object_mut().unwrap();
+        for elsewhere in [
+            "image",
+            "allowedImages",
+            "autoInject",
+            "nativeSidecar",
+            "holdApplicationUntilProxyStarts",
+            "prometheusMerge",
+        ] {
+            assert!(fields.remove(elsewhere).is_some(), "{elsewhere}");
+            assert!(template.contains(&format!("$proxy.{elsewhere}")), "{elsewhere}");
+        }
+        let startup = fields.remove("startupProbe").unwrap()["failureThreshold"].clone();
+        assert!(fields.keys().all(|name| template.contains(&format!("\"{name}\""))), "{fields:?}");
+        fields.insert("startupFailureThreshold".to_owned(), startup);
+        let hook = &values["sidecarInjectorWebhook"];
+        let text = serde_json::json!({
+            "image": "a", "proxy": proxy, "neverInjectSelector": hook["neverInjectSelector"],
+            "rewriteAppHTTPProbe": hook["rewriteAppHTTPProbe"],
+            "enableNamespacesByDefault": hook["enableNamespacesByDefault"],
+        });
+        let of_chart = Settings::read(&text.to_string()).unwrap();
+        assert_eq!(format!("{of_chart:?}"), format!("{:?}", Settings::of_image("a").unwrap()));
+    }
+
     #[test]
     fn defaults_are_there_and_mistakes_are_named() {
         let settings = Settings::read("image: r/c:1\n").unwrap();

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -29,7 +30,19 @@ pub enum Protocol {
 pub enum Capture {
     #[default]
     Nft,
+    /// As in a Kubernetes pod: rules made beforehand, and an agent as user 1337 without any capability.
+    External,
     None,
+}
+
+impl Capture {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::External => "external",
+            Self::None => "none",
+        }
+    }
 }
 
 /// A pod to be. The Service has the pod's name and selects its label `app`.
@@ -78,6 +91,13 @@ impl PodSpec {
         self
     }
 
+    /// As in a Kubernetes pod: see [`Capture::External`].
+    #[must_use]
+    pub fn like_a_pod(mut self) -> Self {
+        self.capture = Capture::External;
+        self
+    }
+
     #[must_use]
     pub fn agent_arg(mut self, arg: &str) -> Self {
         self.agent_args.push(arg.to_owned());
@@ -103,7 +123,7 @@ impl PodSpec {
         }
         let (v4, v6) = (at.v4, at.v6);
         write!(text, "status:\n  phase: Running\n  podIP: {v4}\n  podIPs:\n  - ip: {v4}\n")?;
-        if *capture == Capture::Nft {
+        if *capture != Capture::None {
             writeln!(text, "  - ip: \"{v6}\"")?;
         }
         text.push_str("  conditions:\n  - type: Ready\n    status: \"True\"\n");
@@ -166,7 +186,7 @@ impl Pod {
         command.args(["demo-app", "--name", &spec.name]);
         for (port, protocol) in &spec.ports {
             let address = match spec.capture {
-                Capture::Nft => format!("[::]:{port}"),
+                Capture::Nft | Capture::External => format!("[::]:{port}"),
                 Capture::None => format!("unix:{}", Self::socket(folder, *port).display()),
             };
             let speaks = match protocol {
@@ -187,16 +207,19 @@ impl Pod {
     /// It has a join token for its first start and its own key afterwards.
     pub(super) fn start_agent(&mut self, control: &ControlPlane, envoy: &Path, logs: &Path) -> Result<()> {
         self.agent = None;
-        let mut command = self.at.command(programs::countersign());
+        let mut command = match self.spec.capture {
+            Capture::External => self.captured()?,
+            Capture::Nft | Capture::None => self.at.command(programs::countersign()),
+        };
         let workload = format!("{}/{}", self.spec.namespace, self.spec.name);
         command
             .args(["agent", "--server", &control.secure_address()])
             .arg("--trust-bundle")
-            .arg(control.state.join("root-cert.pem"))
+            .arg(self.roots(control)?)
             .arg("--join-token-file")
             .arg(self.folder.join("join-token"))
             .args(["--workload", &workload])
-            .args(["--capture", if self.spec.capture == Capture::Nft { "nft" } else { "none" }])
+            .args(["--capture", self.spec.capture.name()])
             .arg("--sds-socket")
             .arg(self.folder.join("sds/sds.sock"))
             .arg("--state")
@@ -216,6 +239,33 @@ impl Pod {
         Ok(())
     }
 
+    /// The root certificate, where the agent can read it.
+    fn roots(&self, control: &ControlPlane) -> Result<PathBuf> {
+        let path = control.state.join("root-cert.pem");
+        if self.spec.capture != Capture::External {
+            return Ok(path);
+        }
+        let own = self.folder.join("root-cert.pem");
+        std::fs::copy(path, &own)?;
+        Ok(own)
+    }
+
+    /// Captures as an init container does, and returns what the agent is started with: user 1337, no capability, and none
+    /// to be had. What is the pod's is that user's.
+    fn captured(&self) -> Result<Command> {
+        let mut capture = self.at.command(programs::countersign());
+        let output = capture.arg("capture").output().context("countersign capture")?;
+        ensure!(output.status.success(), "countersign capture: {}", String::from_utf8_lossy(&output.stderr));
+        for path in [self.folder.clone(), self.folder.join("join-token")] {
+            std::os::unix::fs::chown(&path, Some(1337), Some(1337))
+                .with_context(|| path.display().to_string())?;
+        }
+        let mut command = self.at.command("setpriv");
+        command.args(["--reuid=1337", "--regid=1337", "--clear-groups", "--no-new-privs"]);
+        command.args(["--inh-caps=-all", "--bounding-set=-all", "--"]).arg(programs::countersign());
+        Ok(command)
+    }
+
     /// The agent.
     ///
     /// # Panics
@@ -231,7 +281,7 @@ impl Pod {
 
     /// A join token for this pod, as an administrator would hand it out.
     pub(super) fn join_token(spec: &PodSpec, state: &Path, folder: &Path) -> Result<()> {
-        let output = std::process::Command::new(programs::countersign())
+        let output = Command::new(programs::countersign())
             .args([
                 "join-token",
                 "create",
