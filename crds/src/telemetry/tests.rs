@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{Content, parse};
 
-fn read_spec(spec: Value) -> Result<mesh::Telemetry, Vec<String>> {
+fn read_spec(spec: &Value) -> Result<mesh::Telemetry, Vec<String>> {
     let value = json!({
         "apiVersion": "telemetry.istio.io/v1", "kind": "Telemetry",
         "metadata": {"name": "t", "namespace": "n"}, "spec": spec,
@@ -25,7 +25,7 @@ fn read_spec(spec: Value) -> Result<mesh::Telemetry, Vec<String>> {
 
 #[test]
 fn every_field_is_read() {
-    let telemetry = read_spec(json!({
+    let telemetry = read_spec(&json!({
         "selector": {"matchLabels": {"app": "x"}},
         "accessLogging": [
             {},
@@ -56,7 +56,7 @@ fn every_field_is_read() {
         ],
     };
     assert_eq!(telemetry, Ok(expect));
-    assert_eq!(read_spec(json!({})).unwrap().reach, Reach::Namespace);
+    assert_eq!(read_spec(&json!({})).unwrap().reach, Reach::Namespace);
 }
 
 #[test]
@@ -64,9 +64,9 @@ fn targets_are_never_the_namespace() {
     let target = |group: &str, kind: &str, name: &str| json!({"group": group, "kind": kind, "name": name});
     let gateway = target("gateway.networking.k8s.io", "Gateway", "g");
     let spec = json!({"targetRefs": [gateway, target("", "Service", "s")]});
-    assert_eq!(read_spec(spec).unwrap().reach, Reach::Gateways(vec!["g".to_owned()]));
+    assert_eq!(read_spec(&spec).unwrap().reach, Reach::Gateways(vec!["g".to_owned()]));
     let spec = json!({"targetRef": target("", "Service", "s")});
-    assert_eq!(read_spec(spec).unwrap().reach, Reach::Gateways(Vec::new()));
+    assert_eq!(read_spec(&spec).unwrap().reach, Reach::Gateways(Vec::new()));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn mistakes_are_named() {
         (json!({"selector": {"matchLabels": {"": "x"}}}), "a label needs a name"),
         (json!({"selector": {}, "targetRefs": [{"kind": "Gateway", "name": "g"}]}), "only one of"),
     ] {
-        let findings = read_spec(spec.clone()).expect_err(&spec.to_string());
+        let findings = read_spec(&spec).expect_err(&spec.to_string());
         assert!(findings.iter().any(|finding| finding.contains(part)), "{spec}: {findings:?}");
     }
 }

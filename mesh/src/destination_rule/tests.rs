@@ -86,7 +86,7 @@ fn in_the_root_namespace_only_private_rules_come_first() {
     let (service, shown) = (rule("prod", "service", HOST), rule(ROOT, "shown", HOST));
     let private = to(rule(ROOT, "private", "*.local"), &[ROOT]);
     assert_eq!(counts(&[service.clone(), shown.clone()], ROOT, "x").as_deref(), Some("service"));
-    assert_eq!(counts(&[service.clone(), shown, private.clone()], ROOT, "x").as_deref(), Some("private"));
+    assert_eq!(counts(&[service, shown, private.clone()], ROOT, "x").as_deref(), Some("private"));
     assert_eq!(counts(&[private], "web", "x"), None);
 }
 

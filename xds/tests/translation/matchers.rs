@@ -201,7 +201,9 @@ async fn negations() {
     };
     let paths = [path("/a"), path("/b*")];
     let headers = [header("x", "1"), header("y", "*")];
-    let cases: [(EffectivePolicy, &[(&str, &str, bool)]); 4] = [
+    // Path, headers, and whether it is admitted.
+    type Requests = &'static [(&'static str, &'static str, bool)];
+    let cases: [(EffectivePolicy, Requests); 4] = [
         (without(&[], &paths), &[("/a", "", false), ("/bc", "", false), ("/c", "", true)]),
         (without(&[path("/*")], &paths), &[("/a", "", false), ("/b", "", false), ("/c", "", true)]),
         (
