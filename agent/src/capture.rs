@@ -263,7 +263,8 @@ fn interface_addresses() -> Vec<IpAddr> {
             let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
         })
-        .filter(|address| !address.is_loopback() && !link_local(address))
+        // Nor by what a capture before this agent gave to the loopback interface.
+        .filter(|address| !address.is_loopback() && !link_local(address) && *address != SOURCE_V6)
         .collect();
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses

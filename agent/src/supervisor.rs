@@ -204,8 +204,11 @@ impl Supervisor {
                 let options = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
                 options.map_err(error)?.into()
             }
-            (None, None) => return Ok((Stdio::inherit(), Stdio::inherit())),
-            (None, Some(_)) => relay().map_err(error)?,
+            // Whoever started us may have done so as another user.
+            (None, None) if OpenOptions::new().append(true).open("/dev/stdout").is_ok() => {
+                return Ok((Stdio::inherit(), Stdio::inherit()));
+            }
+            (None, _) => relay().map_err(error)?,
         };
         if let Some(uid) = self.uid {
             std::os::unix::fs::fchown(&out, Some(uid), Some(uid)).map_err(error)?;
