@@ -59,6 +59,11 @@ fn an_agent_without_capabilities_protects_and_answers_the_kubelet() {
             let bare = plain(lab, on, "/").await;
             ensure!(bare.as_ref().map_or(true, String::is_empty), "{family:?}: {bare:?}");
             // .. but for the kubelet's questions.
+            lab::until("it says that it is ready", async || {
+                let answer = plain(lab, lab[orders].address(family, 15021), "/healthz/ready").await?;
+                Ok(answer.starts_with("HTTP/1.1 200 ").then_some(()))
+            })
+            .await?;
             for (port, path, status) in [
                 (15020, "/app-health/app/livez", "200"),
                 (15020, "/app-health/app/readyz", "200"),

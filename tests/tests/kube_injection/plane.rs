@@ -59,9 +59,12 @@ impl<'k> Plane<'k> {
             let ended = process.ended();
             ensure!(ended.is_none(), "the controller ended: {ended:?}\n{}", process.tail(30));
             let answer = plane.post(&ns, &pod, "?dryRun=All").await?;
+            // While there is no answer it is 500; anything else is one.
+            ensure!([201, 500].contains(&answer.status), "{answer:?}");
             Ok((answer.status == 201).then_some(()))
         })
-        .await?;
+        .await
+        .with_context(|| plane.process.as_ref().map(|process| process.tail(40)).unwrap_or_default())?;
         Ok(plane)
     }
 
@@ -120,6 +123,11 @@ impl<'k> Plane<'k> {
     }
 
     async fn post(&self, ns: &str, pod: &Value, query: &str) -> Result<Answer> {
+        // As the API server's plug-in ServiceAccount does, which this one runs without.
+        let mut pod = pod.clone();
+        if pod["spec"]["serviceAccountName"].is_null() {
+            pod["spec"]["serviceAccountName"] = "default".into();
+        }
         let request = http::Request::post(format!("/api/v1/namespaces/{ns}/pods{query}"))
             .header("content-type", "application/json")
             .body(kube::client::Body::from(pod.to_string().into_bytes()))?;
