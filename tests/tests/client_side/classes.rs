@@ -63,7 +63,8 @@ const CLASSES: [Class; 13] = [
     // 80 is the Service's port, so this says nothing.
     class("service-port", "default", POD, Some("portLevelMtls: {80: {mode: DISABLE}}"), NEVER),
     class("off", "off", POD, None, ALWAYS),
-    class("on-again", "off", POD, Some("mtls: {mode: STRICT}"), NEVER),
+    // Callers go by the namespace's mode alone, as with Istio: what says no there is not called at all.
+    class("on-again", "off", POD, Some("mtls: {mode: STRICT}"), ALWAYS),
     class("vm", "default", Known::WorkloadEntry { account: true, labels: "" }, None, NEVER),
     class("bare-vm", "default", Known::WorkloadEntry { account: false, labels: "" }, None, ALWAYS),
     class("unknown", "default", Known::Address, None, ALWAYS),
@@ -233,22 +234,20 @@ async fn both(
     Ok(())
 }
 
-/// Where the mesh's own PeerAuthentication is DISABLE, only what is STRICT or PERMISSIVE by itself is spoken to in mTLS.
+/// Where the mesh's own PeerAuthentication is DISABLE, callers speak plaintext, whatever single workloads say (semantics §3.5:
+/// callers go by the namespace's mode). What takes mTLS alone refuses them.
 #[test]
-fn a_mesh_without_mtls_has_its_exceptions() {
+fn a_mesh_without_mtls_is_called_in_plaintext() {
     lab::run(here!(), async |lab| {
         lab.start().await?;
         lab.save("mesh.yaml", &peer_authentication("istio-system", "default", "{mtls: {mode: DISABLE}}"))?;
         let wires = everyone(lab).await?;
         let id = lab.pod(PodSpec::new("default", "captured")).await?;
         let client = Client::captured(lab, id);
-        let encrypted = ["permissive", "strict", "on-again"];
         for (n, wire) in wires.iter().enumerate() {
             let (class, kind) = (&CLASSES[n], Kind::Tcp);
-            let mtls =
-                encrypted.contains(&class.name) || ["one-port-on", "one-port-off"].contains(&class.name);
             for seen in heard(lab, &client, kind, &callee(n), wire).await? {
-                let expected = kind.first(mtls, kind.port(), &callee(n).host());
+                let expected = kind.first(false, kind.port(), &callee(n).host());
                 ensure!(seen.first == expected, "{}: {seen:?}, not {expected:?}", class.name);
             }
         }
