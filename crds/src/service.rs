@@ -85,6 +85,7 @@ pub(crate) fn read(
         selector,
         created: *created,
         export_to,
+        entry: None,
     }))
 }
 

@@ -105,6 +105,7 @@ pub(crate) mod tests {
             selector: Some([("app".to_owned(), "shop".to_owned())].into()),
             created,
             export_to: None,
+            entry: None,
         }
     }
 

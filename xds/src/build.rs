@@ -16,6 +16,7 @@ mod outbound;
 mod pb;
 pub mod rbac;
 mod route;
+mod service_entry;
 mod shape;
 mod slots;
 #[cfg(test)]
@@ -75,6 +76,8 @@ pub struct OutboundService {
 pub struct OutboundPort {
     pub port: ServicePort,
     pub endpoints: Vec<OutboundEndpoint>,
+    /// Endpoints whose addresses the proxy finds in DNS.
+    pub names: Vec<OutboundName>,
     /// SPIFFE IDs (`spiffe://…`) that may answer for the service (semantics §3.5); trust-domain aliases are added
     /// here. Empty means unknown: then no certificate is good enough. Any order, duplicates allowed.
     pub identities: Vec<String>,
@@ -98,6 +101,15 @@ pub struct OutboundEndpoint {
     pub address: IpAddr,
     pub port: u16,
     /// It offers mTLS and its PeerAuthentication does not say DISABLE for this port.
+    pub mutual_tls: bool,
+}
+
+/// An endpoint by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundName {
+    pub host: Arc<str>,
+    pub port: u16,
+    /// As [`OutboundEndpoint::mutual_tls`].
     pub mutual_tls: bool,
 }
 
@@ -207,9 +219,14 @@ pub fn service(
         if !shape.captured && port.port.protocol == Protocol::Auto {
             clusters.push(cluster::sniffed_http(mesh, hostname, port));
         }
-        resources.extend(clusters.iter().map(|c| encode::resource(&*c.name, c)));
         let assignment = endpoint::assignment(hostname, port);
-        resources.push(encode::resource(&*assignment.cluster_name, &assignment));
+        if let Some(entry) = &service.service.entry {
+            clusters.iter_mut().for_each(|cluster| service_entry::resolve(cluster, entry, &assignment));
+        }
+        resources.extend(clusters.iter().map(|c| encode::resource(&*c.name, c)));
+        if clusters.iter().any(|cluster| cluster.eds_cluster_config.is_some()) {
+            resources.push(encode::resource(&*assignment.cluster_name, &assignment));
+        }
     }
     if shape.captured {
         resources.extend(outbound::tcp(mesh, logs, service).iter().map(|l| encode::resource(&*l.name, l)));
@@ -233,7 +250,9 @@ pub fn outbound(outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
         let passthrough = cluster::passthrough();
         resources.push(encode::resource(&*passthrough.name, &passthrough));
         listeners.push(outbound::virtual_outbound(outbound));
-        for port in outbound::http_ports(services) {
+        let http_ports = outbound::http_ports(services);
+        listeners.extend(service_entry::by_sni(outbound, &http_ports));
+        for port in http_ports {
             listeners.push(outbound::http(outbound, port));
             let routes = route::port(allow_any, namespace, services, port);
             resources.push(encode::resource(&*routes.name, &routes));

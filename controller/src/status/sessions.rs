@@ -210,6 +210,7 @@ impl Concerned {
             Edit::Nothing
             | Edit::Policy { .. }
             | Edit::Service(_)
+            | Edit::Entry { .. }
             | Edit::Sidecar(_)
             | Edit::DestinationRule { .. }
             | Edit::Telemetry(_)

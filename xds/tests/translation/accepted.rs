@@ -150,6 +150,7 @@ pub(crate) fn service(
                 port: *target,
                 mutual_tls: true,
             }],
+            names: Vec::new(),
             identities: vec![format!("spiffe://cluster.local/ns/foo/sa/{name}")],
             tls: Default::default(),
         })
@@ -164,6 +165,7 @@ pub(crate) fn service(
             selector: None,
             created: 0,
             export_to: None,
+            entry: None,
         }),
         ports,
     }
