@@ -464,7 +464,7 @@ fn trigger(edit: &Edit) -> Option<&'static str> {
         Edit::Policy { .. } | Edit::DestinationRule { .. } | Edit::Telemetry(_) | Edit::Sidecar(_) => {
             Some("config")
         }
-        Edit::Service(_) | Edit::Entry { .. } => Some("service"),
+        Edit::Service(_) => Some("service"),
         Edit::Workload { .. } | Edit::Slice(_) => Some("endpoint"),
         Edit::Mesh => Some("global"),
     }

@@ -109,11 +109,6 @@ pub(crate) fn affected(store: &Store, edit: &Edit) -> Affected {
             services: BTreeSet::from([id.clone()]),
             ..Affected::default()
         },
-        Edit::Entry { namespace, services } => Affected {
-            inbound: Namespaces::one(namespace.clone()),
-            services: services.clone(),
-            ..Affected::default()
-        },
         // Which logs a proxy writes stands in its listeners.
         Edit::Sidecar(namespace) | Edit::Telemetry(namespace) => {
             let root = **namespace == *store.mesh.root_namespace;

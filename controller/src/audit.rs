@@ -149,7 +149,6 @@ pub(crate) fn compiled(object: &Object) -> Option<String> {
         | Object::ServiceAccount(_)
         | Object::Service(_)
         | Object::Workload(_)
-        | Object::ServiceEntry(_)
         | Object::Sidecar(_)
         | Object::EndpointSlice(_)
         | Object::DestinationRule(_)

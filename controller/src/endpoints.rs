@@ -1,8 +1,6 @@
 //! What a client needs to know of a service: its endpoints, which of them speak mTLS, and whose certificates may answer
 //! (semantics §3.5). Encodes nothing.
 
-mod service_entry;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -22,20 +20,16 @@ pub(crate) fn outbound_service(
     let slices = store.slices_of(&service_name(service));
     let named = |name: &str| store.workload(&ObjectName::new(service.namespace.clone(), name)).cloned();
     let at = |address| store.workload_at(address).cloned();
-    let mut identities: BTreeSet<String> =
-        members(store, service).iter().map(|w| identity(store, w)).collect();
-    identities.extend(service.entry.iter().flat_map(|entry| service_entry::accounts(store, service, entry)));
+    let identities: BTreeSet<String> = members(store, service).iter().map(|w| identity(store, w)).collect();
     let identities: Vec<String> = identities.into_iter().collect();
     // As far as clients know, a namespace takes mTLS or not; what single workloads say is known of endpoints only.
     let nobody = std::collections::BTreeMap::new();
     let namespace = effective.get(&store.policies, &service.namespace, &nobody);
-    let plain = namespace.mtls.mode == MtlsMode::Disable
-        || service.entry.as_ref().is_some_and(|entry| service_entry::plaintext(entry));
-    let tls = if plain { PortTls::Plaintext } else { PortTls::Auto };
+    let tls = if namespace.mtls.mode == MtlsMode::Disable { PortTls::Plaintext } else { PortTls::Auto };
     let mut ports = Vec::with_capacity(service.ports.len());
     for port in &service.ports {
         let candidates = store.workloads_in(&service.namespace);
-        let mut endpoints: Vec<_> = mesh::endpoints(service, port, &slices, candidates, named, at)
+        let endpoints = mesh::endpoints(service, port, &slices, candidates, named, at)
             .into_iter()
             .map(|Endpoint { address, port, workload }| OutboundEndpoint {
                 address,
@@ -43,13 +37,8 @@ pub(crate) fn outbound_service(
                 mutual_tls: workload.is_some_and(|w| mutual_tls(store, effective, &w, port)),
             })
             .collect();
-        let mut names = Vec::new();
-        if let Some(entry) = &service.entry {
-            let found = (&mut endpoints, &mut names);
-            service_entry::inline(store, effective, service, entry, port, found);
-        }
         let (port, identities, tls) = (port.clone(), identities.clone(), tls.clone());
-        ports.push(OutboundPort { port, endpoints, names, identities, tls });
+        ports.push(OutboundPort { port, endpoints, identities, tls });
     }
     OutboundService { service: service.clone(), ports }
 }

@@ -53,7 +53,6 @@ pub(crate) fn service(namespace: &str, name: &str, port: u16) -> Service {
         selector: Some(labels(&[("app", name)])),
         created: 0,
         export_to: None,
-        entry: None,
     }
 }
 
@@ -81,40 +80,6 @@ pub(crate) fn sidecar(
         selector: app.map(|app| labels(&[("app", app)])),
         scope: Arc::new(mesh::Scope { egress, allow_any: None }),
         ingress: vec![mesh::Ingress { port: 8081, protocol: Protocol::Http, app: None }],
-    }
-}
-
-/// An HTTP port 80, and one endpoint with the account `vm`.
-pub(crate) fn service_entry(namespace: &str, name: &str, host: &str) -> mesh::ServiceEntry {
-    let port = ServicePort {
-        name: "http".into(),
-        port: 80,
-        target: TargetPort::Entry(8080),
-        protocol: Protocol::Http,
-    };
-    let endpoint = mesh::EntryEndpoint {
-        address: mesh::EntryAddress::Ip([10, 7, 0, 1].into()),
-        ports: BTreeMap::new(),
-        service_account: Some("vm".into()),
-        mutual_tls: true,
-        labels: BTreeMap::new(),
-    };
-    mesh::ServiceEntry {
-        namespace: namespace.into(),
-        name: name.into(),
-        created: 0,
-        hosts: vec![host.into()],
-        addresses: Vec::new(),
-        ports: vec![port],
-        selector: None,
-        export_to: None,
-        entry: Arc::new(mesh::Entry {
-            external: false,
-            resolution: mesh::Resolution::Static,
-            endpoints: vec![endpoint],
-            subject_alt_names: Vec::new(),
-            sni_ports: std::collections::BTreeSet::new(),
-        }),
     }
 }
 

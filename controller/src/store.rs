@@ -1,20 +1,16 @@
 //! What the mesh consists of, as last understood: one generic table per kind and the indices that questions need.
 //! Dumb on purpose: no parsing, no selection, no precedence, no encoding.
 
-mod mentions;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crds::{Kind, Object, ObjectRef};
 use mesh::{
-    DestinationRule, DestinationRules, EndpointSlice, InboundPort, Logs, MeshConfig, Service, ServiceEntry,
-    Sidecar, Sink, Telemetry, Workload, WorkloadKind,
+    DestinationRule, DestinationRules, EndpointSlice, InboundPort, Logs, MeshConfig, Service, Sidecar, Sink,
+    Telemetry, Workload, WorkloadKind,
 };
 use policy::{ObjectName, PolicySet, Scope};
-
-use mentions::Mentions;
 
 /// Objects of one kind by namespace and name.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,11 +73,6 @@ pub(crate) enum Edit {
     Service(ObjectName),
     /// A Telemetry of this namespace.
     Telemetry(Arc<str>),
-    /// A ServiceEntry there, and the services that are its hosts.
-    Entry {
-        namespace: Arc<str>,
-        services: BTreeSet<ObjectName>,
-    },
     /// A Sidecar there.
     Sidecar(Arc<str>),
     Workload {
@@ -105,9 +96,7 @@ pub(crate) struct Store {
     pub(crate) policies: PolicySet,
     pub(crate) namespaces: BTreeSet<Arc<str>>,
     pub(crate) service_accounts: BTreeSet<ObjectName>,
-    /// Those of ServiceEntries among them, one for each host.
     pub(crate) services: Objects<Service>,
-    service_entries: Objects<ServiceEntry>,
     sidecars: Objects<Sidecar>,
     pods: Objects<Workload>,
     entries: Objects<Workload>,
@@ -119,7 +108,23 @@ pub(crate) struct Store {
     /// EndpointSlices by the service they belong to.
     slices_of: BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
     /// Services by what their EndpointSlices mention.
-    mentioned: Mentions,
+    mentioned: HashMap<Mention, BTreeMap<ObjectName, usize>>,
+}
+
+/// What an endpoint of an EndpointSlice says of the workload it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Mention {
+    Address(IpAddr),
+    Workload(ObjectName),
+}
+
+fn mentions(slice: &EndpointSlice) -> impl Iterator<Item = Mention> + '_ {
+    let named = |name: &Arc<str>| {
+        Mention::Workload(ObjectName { namespace: slice.namespace.clone(), name: name.clone() })
+    };
+    slice.endpoints.iter().flat_map(move |endpoint| {
+        endpoint.addresses.iter().copied().map(Mention::Address).chain(endpoint.workload.as_ref().map(named))
+    })
 }
 
 /// A Pod wins over a WorkloadEntry of the same name or address.
@@ -163,10 +168,6 @@ impl Store {
             Object::Service(service) => self.set_service(&service_name(&service), Some(service)),
             Object::Workload(workload) => {
                 self.set_workload(&workload_name(&workload), workload.kind, Some(workload))
-            }
-            Object::ServiceEntry(entry) => {
-                let id = ObjectName { namespace: entry.namespace.clone(), name: entry.name.clone() };
-                self.set_entry(&id, Some(entry))
             }
             Object::Sidecar(sidecar) => {
                 let id = ObjectName { namespace: sidecar.namespace.clone(), name: sidecar.name.clone() };
@@ -223,7 +224,6 @@ impl Store {
             Kind::Service => self.set_service(id, None),
             Kind::Pod => self.set_workload(id, WorkloadKind::Pod, None),
             Kind::WorkloadEntry => self.set_workload(id, WorkloadKind::WorkloadEntry, None),
-            Kind::ServiceEntry => self.set_entry(id, None),
             Kind::Sidecar => self.set_sidecar(id, None),
             Kind::EndpointSlice => self.set_slice(id, None),
             Kind::DestinationRule => self.set_destination_rule(id, None),
@@ -267,26 +267,6 @@ impl Store {
         let new = new.map(Arc::new);
         let old = self.destination_rules.set(&id.namespace, &id.name, new.clone());
         if old == new { Edit::Nothing } else { Edit::DestinationRule { old, new } }
-    }
-
-    fn set_entry(&mut self, id: &ObjectName, new: Option<ServiceEntry>) -> Edit {
-        let new = new.map(Arc::new);
-        let old = self.service_entries.set(id, new.clone());
-        if old == new {
-            return Edit::Nothing;
-        }
-        let mut services = BTreeSet::new();
-        for service in old.iter().flat_map(|entry| entry.services()) {
-            let id = service_name(&service);
-            self.services.set(&id, None);
-            services.insert(id);
-        }
-        for service in new.iter().flat_map(|entry| entry.services()) {
-            let id = service_name(&service);
-            self.services.set(&id, Some(Arc::new(service)));
-            services.insert(id);
-        }
-        Edit::Entry { namespace: id.namespace.clone(), services }
     }
 
     fn set_sidecar(&mut self, id: &ObjectName, new: Option<Sidecar>) -> Edit {
@@ -336,12 +316,16 @@ impl Store {
                     self.slices_of.remove(&owner);
                 }
             }
-            self.mentioned.forget(old, &owner);
+            for mention in mentions(old) {
+                self.forget_mention(&mention, &owner);
+            }
         }
         if let Some(new) = &new {
             let owner = service(new);
             self.slices_of.entry(owner.clone()).or_default().insert(id.name.clone());
-            self.mentioned.note(new, &owner);
+            for mention in mentions(new) {
+                *self.mentioned.entry(mention).or_default().entry(owner.clone()).or_default() += 1;
+            }
         }
         Edit::Slice(old.iter().chain(&new).map(|slice| service(slice)).collect())
     }
@@ -387,6 +371,19 @@ impl Store {
                 && namespace.is_none_or(|ns| *service.namespace == *ns)
                 && service.ports.iter().any(|p| p.port == port)
         })
+    }
+
+    fn forget_mention(&mut self, mention: &Mention, service: &ObjectName) {
+        let Some(services) = self.mentioned.get_mut(mention) else { return };
+        if let Some(count) = services.get_mut(service) {
+            *count -= 1;
+            if *count == 0 {
+                services.remove(service);
+            }
+        }
+        if services.is_empty() {
+            self.mentioned.remove(mention);
+        }
     }
 
     /// The workload of that name; a Pod where a WorkloadEntry has the same one.
@@ -453,19 +450,21 @@ impl Store {
     ) -> impl Iterator<Item = ObjectName> + 'a {
         let own = self.services.namespace(&workload.namespace).filter(|service| service.selects(workload));
         let own = own.map(|service| service_name(service));
-        own.chain(self.mentioned.of(workload))
+        let addresses = workload.addresses.iter().map(|address| Mention::Address(*address));
+        let mentions = addresses.chain([Mention::Workload(workload_name(workload))]);
+        let mentioned = mentions.filter_map(|mention| self.mentioned.get(&mention));
+        own.chain(mentioned.flat_map(|services| services.keys().cloned()))
     }
 
     /// Number of objects of each kind, for metrics.
-    pub(crate) fn counts(&self) -> [(Kind, usize); 13] {
+    pub(crate) fn counts(&self) -> [(Kind, usize); 12] {
         let policies = || self.policies.namespaces().map(|(_, policies)| policies);
         [
             (Kind::Namespace, self.namespaces.len()),
             (Kind::ServiceAccount, self.service_accounts.len()),
-            (Kind::Service, self.services.iter().filter(|service| service.entry.is_none()).count()),
+            (Kind::Service, self.services.len()),
             (Kind::Pod, self.pods.len()),
             (Kind::WorkloadEntry, self.entries.len()),
-            (Kind::ServiceEntry, self.service_entries.len()),
             (Kind::Sidecar, self.sidecars.len()),
             (Kind::EndpointSlice, self.slices.len()),
             (Kind::DestinationRule, self.destination_rules.len()),

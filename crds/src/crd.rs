@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::Kind;
 use crate::spec::{
     AuthorizationPolicySpec, DestinationRuleSpec, PeerAuthenticationSpec, RequestAuthenticationSpec,
-    ServiceEntrySpec, SidecarSpec, TelemetrySpec, WorkloadEntrySpec,
+    SidecarSpec, TelemetrySpec, WorkloadEntrySpec,
 };
 use structural::structural;
 
@@ -96,20 +96,6 @@ pub fn definitions() -> Vec<Definition> {
             spec: spec::<RequestAuthenticationSpec>(),
             spec_required: false,
             columns: vec![enforced()],
-        },
-        Source {
-            kind: Kind::ServiceEntry,
-            plural: "serviceentries",
-            short_name: "se",
-            category: "networking-istio-io",
-            about: "A service that is not one of Kubernetes, inside the mesh or outside.",
-            spec: spec::<ServiceEntrySpec>(),
-            spec_required: true,
-            columns: vec![
-                column("Hosts", ".spec.hosts", "Its names"),
-                column("Location", ".spec.location", "Whether its endpoints are in the mesh"),
-                column("Resolution", ".spec.resolution", "How addresses are found"),
-            ],
         },
         Source {
             kind: Kind::Sidecar,

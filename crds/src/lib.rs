@@ -33,7 +33,6 @@ mod salvage;
 mod selector;
 mod service;
 mod service_account;
-mod service_entry;
 mod sidecar;
 mod strict;
 mod telemetry;
@@ -68,7 +67,6 @@ pub mod spec {
     };
     pub use crate::selector::{PolicyTargetReference, WorkloadSelector};
     pub use crate::service::ServiceSpec;
-    pub use crate::service_entry::{EntryPort, EntryResolution, Location, ServiceEntrySpec};
     pub use crate::sidecar::{
         CaptureMode, EgressListener, IngressListener, NetworkingSelector, OutboundMode,
         OutboundTrafficPolicy, SidecarPort, SidecarSpec,

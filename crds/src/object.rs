@@ -11,7 +11,6 @@ pub enum Object {
     ServiceAccount(policy::ObjectName),
     Service(mesh::Service),
     Workload(mesh::Workload),
-    ServiceEntry(mesh::ServiceEntry),
     Sidecar(mesh::Sidecar),
     EndpointSlice(mesh::EndpointSlice),
     DestinationRule(mesh::DestinationRule),
@@ -39,7 +38,6 @@ impl Object {
                 };
                 ObjectRef { kind, id: id(&w.namespace, &w.name) }
             }
-            Self::ServiceEntry(e) => ObjectRef { kind: Kind::ServiceEntry, id: id(&e.namespace, &e.name) },
             Self::Sidecar(s) => ObjectRef { kind: Kind::Sidecar, id: id(&s.namespace, &s.name) },
             Self::EndpointSlice(e) => ObjectRef { kind: Kind::EndpointSlice, id: id(&e.namespace, &e.name) },
             Self::DestinationRule(d) => {
@@ -85,7 +83,6 @@ pub enum Kind {
     Service,
     Pod,
     WorkloadEntry,
-    ServiceEntry,
     Sidecar,
     EndpointSlice,
     DestinationRule,
@@ -96,13 +93,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
         Self::Pod,
         Self::WorkloadEntry,
-        Self::ServiceEntry,
         Self::Sidecar,
         Self::EndpointSlice,
         Self::DestinationRule,
@@ -120,7 +116,6 @@ impl Kind {
             Self::Service => "Service",
             Self::Pod => "Pod",
             Self::WorkloadEntry => "WorkloadEntry",
-            Self::ServiceEntry => "ServiceEntry",
             Self::Sidecar => "Sidecar",
             Self::EndpointSlice => "EndpointSlice",
             Self::DestinationRule => "DestinationRule",
@@ -135,9 +130,7 @@ impl Kind {
     pub fn group(self) -> &'static str {
         match self {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod => "",
-            Self::WorkloadEntry | Self::DestinationRule | Self::ServiceEntry | Self::Sidecar => {
-                "networking.istio.io"
-            }
+            Self::WorkloadEntry | Self::DestinationRule | Self::Sidecar => "networking.istio.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 "security.istio.io"
@@ -152,9 +145,7 @@ impl Kind {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod | Self::EndpointSlice => {
                 &["v1"]
             }
-            Self::WorkloadEntry | Self::DestinationRule | Self::ServiceEntry | Self::Sidecar => {
-                &["v1", "v1beta1", "v1alpha3"]
-            }
+            Self::WorkloadEntry | Self::DestinationRule | Self::Sidecar => &["v1", "v1beta1", "v1alpha3"],
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 &["v1", "v1beta1"]
             }

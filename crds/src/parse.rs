@@ -10,8 +10,7 @@ use crate::path::At;
 use crate::salvage::Spec;
 use crate::{
     authorization_policy, destination_rule, endpoint_slice, namespace, peer_authentication, pod,
-    request_authentication, service, service_account, service_entry, sidecar, telemetry, unimplemented,
-    workload_entry,
+    request_authentication, service, service_account, sidecar, telemetry, unimplemented, workload_entry,
 };
 
 /// What a document turned out to be.
@@ -139,7 +138,6 @@ fn other(
         Kind::Service => service::read(metadata, document, issues),
         Kind::Pod => pod::read(metadata, document, issues),
         Kind::WorkloadEntry => workload_entry::read(metadata, document, issues),
-        Kind::ServiceEntry => service_entry::read(metadata, document, issues),
         Kind::EndpointSlice => endpoint_slice::read(metadata, document, issues),
         Kind::Telemetry => telemetry::read(metadata, document, issues),
         Kind::DestinationRule

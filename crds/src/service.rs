@@ -85,7 +85,6 @@ pub(crate) fn read(
         selector,
         created: *created,
         export_to,
-        entry: None,
     }))
 }
 

@@ -3,8 +3,6 @@
 
 mod ingress;
 
-pub(crate) use ingress::known as known_protocol;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

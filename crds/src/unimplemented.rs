@@ -103,6 +103,8 @@ const UNIMPLEMENTED: &[Unimplemented] = &[
         "there is no gateway for it: nothing enters or leaves through it"),
     row(NETWORKING, "ProxyConfig", "proxyconfigs", &["v1beta1"], Access::Unchanged,
         "its settings of proxies (threads, environment, image) have no effect"),
+    row(NETWORKING, "ServiceEntry", "serviceentries", NETWORKING_VERSIONS, Access::Narrower,
+        "its hosts are not known: under REGISTRY_ONLY they cannot be called, otherwise they are called as unknown hosts, and its endpoints get no policy of their own"),
     row(NETWORKING, "VirtualService", "virtualservices", NETWORKING_VERSIONS, Access::Either,
         "requests go where the client addresses them: no match, rewrite, redirect, direct response, injected fault or JWT-claim route of it applies"),
     row(NETWORKING, "WorkloadGroup", "workloadgroups", NETWORKING_VERSIONS, Access::Narrower,

@@ -5,7 +5,6 @@ pub mod destination_rule;
 mod path;
 pub mod protocol;
 pub mod service;
-pub mod service_entry;
 pub mod telemetry;
 pub mod visibility;
 pub mod workload;
@@ -21,7 +20,6 @@ pub use protocol::Protocol;
 pub use service::{
     Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort, endpoints,
 };
-pub use service_entry::{Entry, EntryAddress, EntryEndpoint, Resolution, ServiceEntry};
 pub use telemetry::{AccessLogging, Log, LogFormat, LogMode, LogService, Logs, Reach, Sink, Telemetry};
 pub use visibility::{
     Egress, ExportTo, HostMatch, HostRule, Ingress, IngressApp, Scope, Sidecar, sidecar, visible,

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::protocol::Protocol;
-use crate::service_entry::Entry;
 use crate::visibility::ExportTo;
-use crate::workload::{Workload, WorkloadKind};
+use crate::workload::Workload;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -25,8 +24,6 @@ pub struct Service {
     pub created: i64,
     /// `None`: as the mesh configuration says (`defaultServiceExportTo`).
     pub export_to: Option<ExportTo>,
-    /// It comes from a ServiceEntry.
-    pub entry: Option<Arc<Entry>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +39,6 @@ pub struct ServicePort {
 pub enum TargetPort {
     Number(u16),
     Name(String),
-    /// Of a ServiceEntry: what a WorkloadEntry has under the service port's name, else this number.
-    Entry(u16),
 }
 
 impl Service {
@@ -62,24 +57,11 @@ impl Service {
 }
 
 impl ServicePort {
-    /// The number of this port behind the service, as far as that does not depend on the workload.
-    pub fn target_number(&self) -> u16 {
-        match &self.target {
-            TargetPort::Number(port) | TargetPort::Entry(port) => *port,
-            TargetPort::Name(_) => self.port,
-        }
-    }
-
     /// The number of this port on `workload`; `None` if a named target port does not exist there.
     pub fn target_on(&self, workload: &Workload) -> Option<u16> {
         match &self.target {
             TargetPort::Number(port) => Some(*port),
             TargetPort::Name(name) => workload.named_ports.get(name).copied(),
-            TargetPort::Entry(port) => {
-                let of_entry = workload.kind == WorkloadKind::WorkloadEntry;
-                let named = of_entry.then(|| workload.named_ports.get(&self.name).copied()).flatten();
-                Some(named.unwrap_or(*port))
-            }
         }
     }
 }

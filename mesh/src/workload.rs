@@ -105,7 +105,6 @@ pub(crate) mod tests {
             selector: Some([("app".to_owned(), "shop".to_owned())].into()),
             created,
             export_to: None,
-            entry: None,
         }
     }
 

@@ -387,50 +387,6 @@ fn optional_kinds_appear_later() {
     });
 }
 
-const VISIBILITY: [(&str, &str); 3] = [
-    (
-        "Sidecar default/narrow",
-        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: narrow, namespace: default}\nspec: {egress: [{hosts: \
-         ['./*']}]}\n",
-    ),
-    (
-        "ServiceEntry default/api",
-        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: api, namespace: default}\nspec: {hosts: \
-         [api.example], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS}\n",
-    ),
-    (
-        "Service default/hidden",
-        "apiVersion: v1\nkind: Service\nmetadata: {name: hidden, namespace: default, annotations: {networking.istio.io/exportTo: \
-         '.', other: x}}\nspec: {ports: [{port: 80}]}\n",
-    ),
-];
-
-/// Who may call what comes from the API server whole, and goes with its deletion.
-#[test]
-fn who_may_call_what_is_told() {
-    kube::own(here!(), async |kube| {
-        kube.install_crds().await?;
-        let mut told = Told::synced(kube).await?;
-        for (name, text) in VISIBILITY {
-            until_applied(kube, text).await?;
-            told.until(name, |told| told.has(name)).await?;
-        }
-        let object = |name: &str| told.objects[name].object.clone().context("an object");
-        let Object::Sidecar(sidecar) = object("Sidecar default/narrow")? else { bail!("no Sidecar") };
-        ensure!(sidecar.scope.egress.as_ref().is_some_and(|egress| egress.len() == 1), "{sidecar:?}");
-        let Object::ServiceEntry(entry) = object("ServiceEntry default/api")? else { bail!("no entry") };
-        ensure!(entry.hosts == ["api.example".into()] && entry.entry.external, "{entry:?}");
-        let Object::Service(service) = object("Service default/hidden")? else { bail!("no Service") };
-        let own = mesh::ExportTo::Some { own: true, namespaces: Default::default() };
-        ensure!(service.export_to == Some(own), "{service:?}");
-        for (name, text) in VISIBILITY {
-            kube.delete(text).await?;
-            told.until("it is gone", |told| !told.has(name)).await?;
-        }
-        Ok(())
-    });
-}
-
 const FILTER: &str =
     "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: f, namespace: default}\n";
 const FILTERS: &str = "apiVersion: apiextensions.k8s.io/v1

@@ -16,7 +16,6 @@ mod outbound;
 mod pb;
 pub mod rbac;
 mod route;
-mod service_entry;
 mod shape;
 mod slots;
 #[cfg(test)]
@@ -76,8 +75,6 @@ pub struct OutboundService {
 pub struct OutboundPort {
     pub port: ServicePort,
     pub endpoints: Vec<OutboundEndpoint>,
-    /// Endpoints whose addresses the proxy finds in DNS.
-    pub names: Vec<OutboundName>,
     /// SPIFFE IDs (`spiffe://…`) that may answer for the service (semantics §3.5); trust-domain aliases are added
     /// here. Empty means unknown: then no certificate is good enough. Any order, duplicates allowed.
     pub identities: Vec<String>,
@@ -101,15 +98,6 @@ pub struct OutboundEndpoint {
     pub address: IpAddr,
     pub port: u16,
     /// It offers mTLS and its PeerAuthentication does not say DISABLE for this port.
-    pub mutual_tls: bool,
-}
-
-/// An endpoint by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutboundName {
-    pub host: Arc<str>,
-    pub port: u16,
-    /// As [`OutboundEndpoint::mutual_tls`].
     pub mutual_tls: bool,
 }
 
@@ -219,14 +207,9 @@ pub fn service(
         if !shape.captured && port.port.protocol == Protocol::Auto {
             clusters.push(cluster::sniffed_http(mesh, hostname, port));
         }
-        let assignment = endpoint::assignment(hostname, port);
-        if let Some(entry) = &service.service.entry {
-            clusters.iter_mut().for_each(|cluster| service_entry::resolve(cluster, entry, &assignment));
-        }
         resources.extend(clusters.iter().map(|c| encode::resource(&*c.name, c)));
-        if clusters.iter().any(|cluster| cluster.eds_cluster_config.is_some()) {
-            resources.push(encode::resource(&*assignment.cluster_name, &assignment));
-        }
+        let assignment = endpoint::assignment(hostname, port);
+        resources.push(encode::resource(&*assignment.cluster_name, &assignment));
     }
     if shape.captured {
         resources.extend(outbound::tcp(mesh, logs, service).iter().map(|l| encode::resource(&*l.name, l)));
@@ -250,9 +233,7 @@ pub fn outbound(outbound: &Outbound<'_>) -> Vec<(ResourceType, Resource)> {
         let passthrough = cluster::passthrough();
         resources.push(encode::resource(&*passthrough.name, &passthrough));
         listeners.push(outbound::virtual_outbound(outbound));
-        let http_ports = outbound::http_ports(services);
-        listeners.extend(service_entry::by_sni(outbound, &http_ports));
-        for port in http_ports {
+        for port in outbound::http_ports(services) {
             listeners.push(outbound::http(outbound, port));
             let routes = route::port(allow_any, namespace, services, port);
             resources.push(encode::resource(&*routes.name, &routes));

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use mesh::{Client, ExportTo, Log, MeshConfig, Scope, Service};
+use mesh::{Client, Log, MeshConfig, Scope};
 use policy::ObjectName;
 use xds::build::{Capture, Outbound, OutboundService, ProxyShape, SharedShape};
 use xds::{Resource, ResourceType};
@@ -54,8 +54,6 @@ struct Facet {
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     known: BTreeMap<ObjectName, Known>,
-    /// Those of one host name: several ServiceEntries may have the same, and that of a Service.
-    hosts: HashMap<Arc<str>, BTreeSet<ObjectName>>,
     /// Services that the proxy itself calls (ext_authz, access logs): every proxy has their clusters, whatever it may call itself.
     needed: BTreeSet<ObjectName>,
     ids: HashMap<ViewKey, ViewId>,
@@ -84,17 +82,9 @@ struct View {
 /// A service that is not what it was.
 struct Changed {
     id: ObjectName,
-    host: Arc<str>,
     before: HashMap<Facet, Encoded>,
     /// More than its endpoints and identities.
     structural: bool,
-}
-
-impl Known {
-    fn as_it_was(&self, id: &ObjectName) -> Changed {
-        let (host, before) = (self.seen.service.hostname.clone(), self.encoded.clone());
-        Changed { id: id.clone(), host, before, structural: false }
-    }
 }
 
 /// How one view's part of it changes.
@@ -135,11 +125,10 @@ impl Services {
         for id in affected.services.union(&affected.told).filter(|id| !looked.contains(*id)) {
             // What clients are told of it may be something else, even though the service is what it was.
             if let Some(known) = self.known.get(id).filter(|_| affected.told.contains(id)) {
-                changed.push(known.as_it_was(id));
+                changed.push(Changed { id: id.clone(), before: known.encoded.clone(), structural: false });
             }
         }
         let mut dirty = HashSet::new();
-        self.add_rivals(&mut changed);
         if changed.is_empty() {
             return dirty;
         }
@@ -172,12 +161,8 @@ impl Services {
         let failure = Failure::Service(id.clone());
         let Some(service) = store.services.get(id) else {
             context.failures.clear(&failure);
-            let Known { seen, encoded } = self.known.remove(id)?;
-            let host = seen.service.hostname.clone();
-            if let Some(same) = self.hosts.get_mut(&host) {
-                same.remove(id);
-            }
-            return Some(Changed { id: id.clone(), host, before: encoded, structural: true });
+            let known = self.known.remove(id)?;
+            return Some(Changed { id: id.clone(), before: known.encoded, structural: true });
         };
         let seen = match guarded(&failure, || outbound_service(store, effective, service)) {
             Ok(seen) => seen,
@@ -186,7 +171,6 @@ impl Services {
                 return None;
             }
         };
-        let host = seen.service.hostname.clone();
         let mut before = HashMap::new();
         let mut structural = true;
         match self.known.get_mut(id) {
@@ -197,7 +181,6 @@ impl Services {
                 known.seen = seen;
             }
             None => {
-                self.hosts.entry(host.clone()).or_default().insert(id.clone());
                 self.known.insert(id.clone(), Known { seen, encoded: HashMap::new() });
             }
         }
@@ -205,22 +188,7 @@ impl Services {
         for facet in before.keys() {
             self.encode(id, facet, context);
         }
-        Some(Changed { id: id.clone(), host, before, structural })
-    }
-
-    /// Another service of the same host may be the one that is called, now that one of them changed.
-    fn add_rivals(&self, changed: &mut Vec<Changed>) {
-        let mut seen: HashSet<ObjectName> = changed.iter().map(|change| change.id.clone()).collect();
-        for index in 0..changed.len() {
-            let same = self.hosts.get(&changed[index].host).into_iter().flatten();
-            for id in same {
-                if let Some(known) = self.known.get(id)
-                    && seen.insert(id.clone())
-                {
-                    changed.push(known.as_it_was(id));
-                }
-            }
-        }
+        Some(Changed { id: id.clone(), before, structural })
     }
 
     fn encode(&mut self, id: &ObjectName, facet: &Facet, context: &mut Context<'_>) {
@@ -253,32 +221,10 @@ impl Services {
             Facet { shape, logs, ports, told: told(), hidden }
         };
         let default = &store.mesh.default_service_export_to;
-        let shown = mesh::visible(&key.client.namespace, &key.scope, service, default);
-        if self.beaten(key, id, shown.is_some(), default) {
-            return None;
-        }
-        match shown {
+        match mesh::visible(&key.client.namespace, &key.scope, service, default) {
             Some(ports) => Some(facet(ports, false)),
             None => self.needed.contains(id).then(|| facet(None, true)),
         }
-    }
-
-    /// Whether clients call another service of the same host: one that is shown to them, a Service before ServiceEntries, one
-    /// of their namespace before others, the oldest.
-    fn beaten(&self, key: &ViewKey, id: &ObjectName, shown: bool, default: &ExportTo) -> bool {
-        let Some(known) = self.known.get(id) else { return false };
-        let same = self.hosts.get(&known.seen.service.hostname).into_iter().flatten();
-        let namespace = &key.client.namespace;
-        let rank = |id: &ObjectName, service: &Service, shown: bool| {
-            (!shown, service.entry.is_some(), service.namespace != *namespace, service.created, id.clone())
-        };
-        let own = rank(id, &known.seen.service, shown);
-        same.filter(|other| *other != id).any(|other| {
-            let Some(known) = self.known.get(other) else { return false };
-            let service = &known.seen.service;
-            let shown = mesh::visible(namespace, &key.scope, service, default).is_some();
-            (shown || self.needed.contains(other)) && rank(other, service, shown) < own
-        })
     }
 
     /// Brings a view in line with the services that changed; whether that changed it.
@@ -322,13 +268,10 @@ impl Services {
         for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
             let table = &mut new[kind as usize];
             *table = memo.remember(table, &moves, |table| {
-                let of_kind = |encoded: &'_ &(ResourceType, Resource)| encoded.0 == kind;
-                let steps = || moves.iter().map(|step| self.step(step, changed));
-                // Another one may have the same name.
-                for [before, _] in steps() {
+                for step in &moves {
+                    let [before, after] = self.step(step, changed);
+                    let of_kind = |encoded: &'_ &(ResourceType, Resource)| encoded.0 == kind;
                     before.iter().filter(of_kind).for_each(|(_, resource)| table.remove(&resource.name));
-                }
-                for [_, after] in steps() {
                     after.iter().filter(of_kind).for_each(|(_, resource)| table.insert(resource.clone()));
                 }
             });

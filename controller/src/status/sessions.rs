@@ -210,7 +210,6 @@ impl Concerned {
             Edit::Nothing
             | Edit::Policy { .. }
             | Edit::Service(_)
-            | Edit::Entry { .. }
             | Edit::Sidecar(_)
             | Edit::DestinationRule { .. }
             | Edit::Telemetry(_)

@@ -1,7 +1,7 @@
 use super::*;
 
 /// The keywords that a structural schema may have (apiextensions.k8s.io/v1, JSONSchemaProps) and ours do.
-const KEYWORDS: [&str; 20] = [
+const KEYWORDS: [&str; 19] = [
     "additionalProperties",
     "anyOf",
     "description",
@@ -12,7 +12,6 @@ const KEYWORDS: [&str; 20] = [
     "maxLength",
     "maxProperties",
     "maximum",
-    "minItems",
     "minLength",
     "minProperties",
     "minimum",

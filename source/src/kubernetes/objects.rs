@@ -25,7 +25,6 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::Service => "services",
         Kind::Pod => "pods",
         Kind::WorkloadEntry => "workloadentries",
-        Kind::ServiceEntry => "serviceentries",
         Kind::Sidecar => "sidecars",
         Kind::EndpointSlice => "endpointslices",
         Kind::DestinationRule => "destinationrules",
@@ -46,9 +45,7 @@ fn shape(kind: Kind) -> &'static Shape {
         Kind::Namespace | Kind::ServiceAccount => &slim::METADATA,
         Kind::Pod => &slim::POD,
         Kind::Service => &slim::SERVICE,
-        Kind::EndpointSlice | Kind::WorkloadEntry | Kind::ServiceEntry | Kind::Sidecar | Kind::Telemetry => {
-            &slim::SPEC
-        }
+        Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Sidecar | Kind::Telemetry => &slim::SPEC,
         Kind::DestinationRule
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication

@@ -78,7 +78,7 @@ pub fn rights() -> Vec<Right> {
         Right::required("authentication.k8s.io", &["tokenreviews"], &["create"])
             .so("whom a proxy's token speaks for"),
         Right::required("", &["configmaps"], READ).here().so("the mesh configuration and the mesh's roots"),
-        Right::optional("networking.istio.io", &["serviceentries", "sidecars", "workloadentries"], FOLLOW)
+        Right::optional("networking.istio.io", &["sidecars", "workloadentries"], FOLLOW)
             .so("workloads outside the cluster, and who may call what; required where the kinds are defined"),
         Right::optional("networking.istio.io", &["destinationrules"], FOLLOW)
             .so("how services are called; required where the kind is defined"),

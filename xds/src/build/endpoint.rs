@@ -7,7 +7,7 @@ use super::encode::one_field;
 use super::pb::endpoint::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
-use super::pb::{core, ip_socket, socket, u32_value};
+use super::pb::{core, ip_socket, u32_value};
 use super::{OutboundEndpoint, OutboundPort, PortTls};
 
 /// The load assignment of one port, sorted and without duplicates. An endpoint that is listed both with and without
@@ -26,12 +26,13 @@ pub(crate) fn assignment(hostname: &str, port: &OutboundPort) -> ClusterLoadAssi
             Some(true)
         }
     };
-    let with =
-        |mtls: bool, address| LbEndpoint { metadata: told.unwrap_or(mtls).then(mutual_tls), ..at(address) };
-    let named = port.names.iter().filter(|_| port.tls != PortTls::Told(ClientTls::Refuse));
-    let named = named.map(|name| with(name.mutual_tls, socket(&name.host, name.port)));
-    let addressed = endpoints.into_iter().map(|e| with(e.mutual_tls, ip_socket(e.address, e.port)));
-    let lb_endpoints: Vec<LbEndpoint> = addressed.chain(named).collect();
+    let lb_endpoints: Vec<LbEndpoint> = endpoints
+        .into_iter()
+        .map(|e| LbEndpoint {
+            metadata: told.unwrap_or(e.mutual_tls).then(mutual_tls),
+            ..at(ip_socket(e.address, e.port))
+        })
+        .collect();
     let locality =
         LocalityLbEndpoints { lb_endpoints, load_balancing_weight: u32_value(1), ..Default::default() };
     ClusterLoadAssignment {

@@ -173,14 +173,14 @@ pub(crate) fn upstreams(outbound: &Outbound<'_>, wanted: &BTreeMap<Upstream, Soc
 }
 
 /// Not one of our own ports: a listener there would be a duplicate.
-pub(crate) fn usable(port: u16) -> bool {
+fn usable(port: u16) -> bool {
     port != 0 && port != OUTBOUND_PORT && port != INBOUND_PORT
 }
 
-pub(crate) fn chain(name: &str, filters: Vec<Filter>) -> FilterChain {
+fn chain(name: &str, filters: Vec<Filter>) -> FilterChain {
     FilterChain { name: name.to_owned(), filters, ..Default::default() }
 }
 
-pub(crate) fn outbound_listener() -> Listener {
+fn outbound_listener() -> Listener {
     Listener { traffic_direction: core::TrafficDirection::Outbound as i32, ..Default::default() }
 }

@@ -105,12 +105,9 @@ fn ports<'a>(
 /// Every name under which a client in `namespace` may ask for `service`, in lower case.
 pub(crate) fn names(service: &Service, namespace: &str) -> Vec<String> {
     let (name, ns) = (&service.name, &service.namespace);
-    let mut names = vec![service.hostname.to_string()];
-    if service.entry.is_none() {
-        names.extend([format!("{name}.{ns}.svc"), format!("{name}.{ns}")]);
-        if **ns == *namespace {
-            names.push(name.to_string());
-        }
+    let mut names = vec![service.hostname.to_string(), format!("{name}.{ns}.svc"), format!("{name}.{ns}")];
+    if **ns == *namespace {
+        names.push(name.to_string());
     }
     names.extend(service.cluster_ips.iter().map(|ip| match ip {
         IpAddr::V4(ip) => ip.to_string(),

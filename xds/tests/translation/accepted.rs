@@ -150,7 +150,6 @@ pub(crate) fn service(
                 port: *target,
                 mutual_tls: true,
             }],
-            names: Vec::new(),
             identities: vec![format!("spiffe://cluster.local/ns/foo/sa/{name}")],
             tls: Default::default(),
         })
@@ -165,7 +164,6 @@ pub(crate) fn service(
             selector: None,
             created: 0,
             export_to: None,
-            entry: None,
         }),
         ports,
     }

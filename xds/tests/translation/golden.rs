@@ -88,7 +88,6 @@ impl Case {
             OutboundPort {
                 port: port.clone(),
                 endpoints: found.iter().map(endpoint).collect(),
-                names: Vec::new(),
                 identities: found.iter().map(identity).collect(),
                 tls: Default::default(),
             }

@@ -23,15 +23,8 @@ pub(super) fn told(store: &Store, client: &Client, service: &Service) -> Told {
 
 /// The service as those clients see it.
 pub(super) fn said(service: &OutboundService, told: &Told) -> OutboundService {
-    let names = service.service.entry.as_ref().map_or(&[][..], |entry| &entry.subject_alt_names);
     let port = |port: &OutboundPort| {
-        let mut told = told.get(&port.port.port).cloned();
-        // The rule's own names count before those of the ServiceEntry.
-        if let Some(ClientTls::Originate(originate)) = &mut told
-            && originate.subject_alt_names.is_empty()
-        {
-            originate.subject_alt_names = names.to_vec();
-        }
+        let told = told.get(&port.port.port).cloned();
         OutboundPort { tls: told.map_or_else(|| port.tls.clone(), PortTls::Told), ..port.clone() }
     };
     OutboundService { service: service.service.clone(), ports: service.ports.iter().map(port).collect() }

@@ -74,33 +74,6 @@ fn sidecars() -> impl Strategy<Value = Object> {
     )
 }
 
-fn service_entries() -> impl Strategy<Value = Object> {
-    let host = prop::sample::select(vec!["api.example", "*.example", "x.a.svc.cluster.local"]);
-    let flags = (any::<[bool; 4]>(), 0..3_u8, 0..2_i64);
-    (namespace(), app(), host, prop::option::of(export_to()), flags).prop_map(
-        |(ns, name, host, export_to, ([external, selecting, tls, account], resolution, created))| {
-            let mut entry = crate::fixtures::service_entry(ns, name, host);
-            let resolution = [mesh::Resolution::None, mesh::Resolution::Static, mesh::Resolution::Dns]
-                [usize::from(resolution)];
-            let inner = Arc::make_mut(&mut entry.entry);
-            (inner.external, inner.resolution) = (external, resolution);
-            if selecting || resolution == mesh::Resolution::None {
-                inner.endpoints.clear();
-            }
-            for endpoint in &mut inner.endpoints {
-                endpoint.mutual_tls = account;
-            }
-            if tls {
-                entry.ports[0].protocol = mesh::Protocol::Tcp;
-                inner.sni_ports.insert(entry.ports[0].port);
-            }
-            entry.selector = selecting.then(|| [("app".to_owned(), name.to_owned())].into());
-            (entry.export_to, entry.created) = (export_to, created);
-            Object::ServiceEntry(entry)
-        },
-    )
-}
-
 fn export_to() -> impl Strategy<Value = mesh::ExportTo> {
     prop_oneof![
         2 => Just(mesh::ExportTo::All),
@@ -194,7 +167,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (namespace(), app(), 1..5_u8)
             .prop_map(|(ns, app, ip)| Step::Apply(Object::EndpointSlice(slice(ns, app, &format!("10.0.0.{ip}"))))),
         2 => sidecars().prop_map(Step::Apply),
-        3 => service_entries().prop_map(Step::Apply),
         5 => policies().prop_map(Step::Apply),
         3 => destination_rules().prop_map(Step::Apply),
         2 => telemetries().prop_map(Step::Apply),

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use mesh::ExportTo;
 
 use super::*;
-use crate::fixtures::{egress, labels, provider, service_entry, sidecar, slice};
+use crate::fixtures::{egress, provider, sidecar, slice};
 
 /// Names of the clusters of services.
 fn clusters(receiver: &Receiver<Arc<Snapshot>>) -> Vec<String> {
@@ -198,65 +198,4 @@ fn namespaces_that_see_the_same_share_tables() {
         publisher.commit();
         assert!(alike(ResourceType::Cluster) && alike(ResourceType::Endpoint), "{address}");
     }
-}
-
-/// Semantics §3.1: as if a Service named them.
-#[test]
-fn ports_of_a_service_entry_that_selects_a_workload_are_declared() {
-    let mut publisher = publisher(world());
-    let y = publisher.subscribe(&plain("a", "y-1", captured())).unwrap();
-    let inbound = |receiver| names(receiver, ResourceType::Cluster, "inbound|");
-    assert_eq!(inbound(&y), Vec::<String>::new());
-    let mut entry = service_entry("a", "y", "y.example");
-    Arc::make_mut(&mut entry.entry).endpoints.clear();
-    entry.selector = Some(labels(&[("app", "y")]));
-    apply(&mut publisher, Object::ServiceEntry(entry.clone()));
-    publisher.commit();
-    assert_eq!(inbound(&y), ["inbound|8080||"]);
-    assert!(clusters(&y).contains(&"outbound|80||y.example".to_owned()));
-    publisher.store.remove(&ObjectRef { kind: Kind::ServiceEntry, id: id("a", "y") });
-    apply(
-        &mut publisher,
-        Object::ServiceEntry(mesh::ServiceEntry { name: "other".into(), selector: None, ..entry }),
-    );
-    publisher.first_list();
-    publisher.commit();
-    assert_eq!(inbound(&y), Vec::<String>::new());
-}
-
-/// A Service before ServiceEntries, the own namespace before others, the oldest.
-#[test]
-fn of_several_services_of_one_host_one_is_called() {
-    let mut publisher = publisher(world());
-    let receive =
-        |p: &mut Publisher, namespace, name| p.subscribe(&plain(namespace, name, captured())).unwrap();
-    let (a, b) = (receive(&mut publisher, "a", "y-1"), receive(&mut publisher, "b", "x-1"));
-    let endpoints = |receiver: &Receiver<Arc<Snapshot>>, name: &str| {
-        receiver.borrow().of(ResourceType::Endpoint).get(name).map(|resource| resource.any.clone())
-    };
-    let before = endpoints(&a, X_OF_A);
-    apply(&mut publisher, Object::ServiceEntry(service_entry("a", "taken", "x.a.svc.cluster.local")));
-    publisher.commit();
-    assert_eq!(endpoints(&a, X_OF_A), before, "the host of a Service is not taken over");
-    let entry = |namespace: &str, name: &str, created, port| {
-        let mut entry = service_entry(namespace, name, "api.example");
-        (entry.created, entry.ports[0].port) = (created, port);
-        Object::ServiceEntry(entry)
-    };
-    let api = |receiver| {
-        names(receiver, ResourceType::Cluster, "outbound|").into_iter().find(|n| n.ends_with("api.example"))
-    };
-    let named = |port: u16| Some(format!("outbound|{port}||api.example"));
-    apply(&mut publisher, entry("istio-system", "old", 1, 90));
-    apply(&mut publisher, entry("c", "young", 2, 91));
-    publisher.commit();
-    assert_eq!((api(&a), api(&b)), (named(90), named(90)));
-    apply(&mut publisher, entry("b", "own", 3, 92));
-    publisher.commit();
-    assert_eq!((api(&a), api(&b)), (named(90), named(92)));
-    let mut hidden = service_entry("istio-system", "old", "api.example");
-    (hidden.created, hidden.export_to) = (1, Some(ExportTo::nobody()));
-    apply(&mut publisher, Object::ServiceEntry(hidden));
-    publisher.commit();
-    assert_eq!((api(&a), api(&b)), (named(91), named(92)), "what is hidden is in nobody's way");
 }
