@@ -76,7 +76,7 @@ fn principal(wanted: &StringMatch, name: &str) -> bool {
 
 /// Anywhere in the identity, so also in a longer path: `…/ns/evil/sa/x/ns/NAMESPACE/sa/y` (semantics §12.4).
 fn namespace(pattern: &str, name: &str) -> bool {
-    if !pattern.contains('*') && !name.contains('\n') {
+    if !pattern.contains('*') {
         return after_each("/ns/", name)
             .any(|rest| rest.strip_prefix(pattern).is_some_and(|rest| rest.starts_with('/')));
     }

@@ -63,7 +63,8 @@ fn implies(narrow: &Atom, wide: &Atom) -> bool {
         // A peer with several names matches by one of them, and that one matches both.
         (Atom::Principal(StringMatch::Exact(id)), wide) => atom::names(wide, &format!("spiffe://{id}")),
         (Atom::Principal(narrow), Atom::Principal(wide)) => principal(narrow, wide),
-        (Atom::Namespace(narrow), Atom::Namespace(wide)) => !narrow.contains('*') && fits(wide, narrow),
+        // Not of two namespaces: a plain one is text, which a line feed elsewhere does not disturb; one with `*` is an expression,
+        // which it does.
         (Atom::ServiceAccount { namespace, name: _ }, Atom::Namespace(wide)) => fits(wide, namespace),
         (Atom::TrustDomain(_), Atom::TrustDomain(TrustDomainMatch::Any)) => true,
         (Atom::SourceIp(narrow), Atom::SourceIp(wide))

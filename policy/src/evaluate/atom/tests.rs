@@ -394,12 +394,3 @@ fn dynamic_metadata() {
     check(&metadata("a", true), &request(json!("a")), false);
     check(&metadata("*", false), &Request::tcp(80), false);
 }
-
-/// Envoy's `.` takes no line feed, with a wildcard in the value or without.
-#[test]
-fn a_line_feed_in_an_identity_is_matched_by_no_namespace() {
-    for pattern in ["a", "a*", "*"] {
-        assert!(namespace(pattern, "spiffe://td/ns/a/sa/x"), "{pattern}");
-        assert!(!namespace(pattern, "spiffe://td/ns/a/sa/\nx"), "{pattern}");
-    }
-}
