@@ -7,6 +7,7 @@
 mod connection;
 mod incoming;
 mod table;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ pub use connection::Connection;
 pub use incoming::{CountersHandle, Incoming};
 pub use table::Counters;
 pub(crate) use table::Place;
+pub use waiting::Waiting;
 
 use crate::{ALPN, ClientTrust, OwnSvid, provider};
 

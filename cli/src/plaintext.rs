@@ -2,19 +2,17 @@
 //! closed after a while, and there are only so many, so that idle ones take nothing from the other ports. Authenticates
 //! nobody.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use authn::tls::Waiting;
 use controller::Handle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,10 +23,8 @@ use crate::routes::{Gate, Port};
 
 /// Connections at once that have said something, at least and at most; a further one is closed at once.
 const CONNECTIONS: (usize, usize) = (256, 20_000);
-/// Connections at once that have not; a further one ends the oldest ..
+/// Connections at once that have not; a further one ends the oldest.
 const SILENT: usize = 64;
-/// .. once it has been silent for so long. Until then it waits: many that come at once are no idle ones.
-const GRACE: Duration = Duration::from_millis(100);
 /// For the first byte to arrive.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Waited after a failed accept, so that running out of descriptors does not become a busy loop.
@@ -84,19 +80,15 @@ impl tokio_stream::Stream for Incoming {
 async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection>>) {
     let places = Arc::new(Semaphore::new(connections(runtime::limits::open_files())));
     // Ends with this task.
-    let mut waiting = tokio::task::JoinSet::new();
-    let mut oldest: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
+    let mut silent = tokio::task::JoinSet::new();
+    let mut waiting = Waiting::new(SILENT);
     loop {
-        oldest.retain(|(_, handle)| !handle.is_finished());
-        let full = oldest.len() >= SILENT;
-        let given_way = oldest.front().filter(|_| full).map(|(since, _)| *since + GRACE);
+        let full = waiting.is_full();
         let accepted = tokio::select! {
             accepted = listener.accept(), if !full => accepted,
-            Some(_) = waiting.join_next() => continue,
-            () = until(given_way) => {
-                if let Some((_, handle)) = oldest.pop_front() {
-                    handle.abort();
-                }
+            Some(_) = silent.join_next() => continue,
+            () = waiting.oldest_is_due(), if full => {
+                waiting.displace();
                 continue;
             }
         };
@@ -108,15 +100,7 @@ async fn accept(listener: TcpListener, ready: mpsc::Sender<io::Result<Connection
                 continue;
             }
         };
-        oldest.push_back((Instant::now(), waiting.spawn(admit(stream, places.clone(), ready.clone()))));
-    }
-}
-
-/// Waits for `due`; for ever if there is nothing due.
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
+        waiting.push(silent.spawn(admit(stream, places.clone(), ready.clone())));
     }
 }
 

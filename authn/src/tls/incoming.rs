@@ -1,7 +1,6 @@
 //! The accept loop and its handshakes.
 
 use std::{
-    collections::VecDeque,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -14,8 +13,7 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
-    time::Instant,
+    task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
@@ -24,13 +22,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Connection, Limits,
     table::{Counters, Table},
+    waiting::Waiting,
 };
 use crate::PeerIdentity;
 
 /// Finished handshakes that wait for tonic to take them.
 const READY: usize = 64;
-/// A handshake gives way to a newer one only after so long: many that come at once are no idle ones.
-const GRACE: Duration = Duration::from_millis(100);
 /// Pause after `accept` failed, which is when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -85,14 +82,6 @@ impl Stream for Incoming {
     }
 }
 
-/// Waits for `due`; for ever if there is nothing due.
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
 #[derive(Clone)]
 struct Acceptor {
     tls: TlsAcceptor,
@@ -103,18 +92,15 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: TcpListener) {
         let mut handshakes = JoinSet::new();
-        // Oldest first.
-        let mut order: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
+        let mut waiting = Waiting::new(self.table.limits().handshakes);
         let mut failing = false;
         loop {
-            order.retain(|(_, handshake)| !handshake.is_finished());
-            let full = order.len() >= self.table.limits().handshakes.max(1);
-            let gives_way = order.front().filter(|_| full).map(|(since, _)| *since + GRACE);
+            let full = waiting.is_full();
             let accepted = tokio::select! {
                 accepted = listener.accept(), if !full => accepted,
                 Some(_) = handshakes.join_next() => continue,
-                () = until(gives_way) => {
-                    self.displace(&mut order);
+                () = waiting.oldest_is_due(), if full => {
+                    self.displace(&mut waiting);
                     continue;
                 }
             };
@@ -126,10 +112,10 @@ impl Acceptor {
             match accepted {
                 Ok((tcp, peer)) => {
                     Counters::add(&self.table.counters.accepted);
-                    order.push_back((Instant::now(), handshakes.spawn(self.clone().handshake(tcp, peer))));
+                    waiting.push(handshakes.spawn(self.clone().handshake(tcp, peer)));
                 }
                 Err(_) => {
-                    self.displace(&mut order);
+                    self.displace(&mut waiting);
                     self.table.displace_oldest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -137,9 +123,8 @@ impl Acceptor {
         }
     }
 
-    fn displace(&self, order: &mut VecDeque<(Instant, AbortHandle)>) {
-        if let Some((_, oldest)) = order.pop_front() {
-            oldest.abort();
+    fn displace(&self, waiting: &mut Waiting) {
+        if waiting.displace() {
             Counters::add(&self.table.counters.displaced);
         }
     }
