@@ -189,10 +189,13 @@ impl<S: Sink> Follower<S> {
         let from = match position.take() {
             Some(from) => from,
             None => {
-                if std::mem::replace(&mut self.listed, true) {
+                // One more attempt at the first list is no other list.
+                if self.listed {
                     self.counters.relists.inc();
                 }
-                self.list(resource).await?
+                let version = self.list(resource).await?;
+                self.listed = true;
+                version
             }
         };
         let from = position.insert(from);

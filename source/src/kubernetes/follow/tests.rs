@@ -101,6 +101,10 @@ impl Sink for Recorder {
 /// The story of these answers: requests (`?` everything, `?N` after N, `list`, `list NEXT`) and what the sink was told, up
 /// to the request for which there is no answer.
 async fn story(answers: Vec<(u16, String)>, stops: Vec<Stop>) -> Vec<String> {
+    counted(answers, stops, Arc::default()).await
+}
+
+async fn counted(answers: Vec<(u16, String)>, stops: Vec<Stop>, counters: Arc<Counters>) -> Vec<String> {
     let (log, mut told) = mpsc::unbounded_channel();
     let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
     let asked = log.clone();
@@ -133,7 +137,7 @@ async fn story(answers: Vec<(u16, String)>, stops: Vec<Stop>) -> Vec<String> {
     };
     let client = Client::new(tower::service_fn(serve), "default");
     let sink = Recorder { log, stops: stops.into() };
-    let task = tokio::spawn(follow(client, sink, ATTENTIVE, Arc::default()));
+    let task = tokio::spawn(follow(client, sink, ATTENTIVE, counters));
     let mut story: Vec<String> = Vec::new();
     while let Some(what) = told.recv().await.filter(|what| what != END) {
         story.push(what);
@@ -270,4 +274,17 @@ fn pauses_grow_to_their_limit() {
     assert!(pauses[10..].iter().all(|pause| *pause >= LONGEST / 2), "{pauses:?}");
     backoff.reset();
     assert!(backoff.next() <= FIRST);
+}
+
+/// The first list counts as the first, however often it is tried.
+#[tokio::test]
+async fn lists_again_are_counted() {
+    let counters = Arc::<Counters>::default();
+    let answers = vec![failure(429, "TooManyRequests"), lines(&[BOOKMARK]), lines(&[GONE])];
+    let told = counted(answers.clone(), vec![], counters.clone()).await;
+    assert_eq!(told.iter().filter(|what| *what == "end").count(), 1, "{told:?}");
+    assert_eq!(counters.relists.get(), 1, "after the position was too old: {told:?}");
+    let counters = Arc::<Counters>::default();
+    counted(answers[..2].to_vec(), vec![], counters.clone()).await;
+    assert_eq!(counters.relists.get(), 0);
 }
